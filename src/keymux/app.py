@@ -1,0 +1,327 @@
+"""The composition root: settings in, application out; the only file that knows every part."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from keymux.background import Background
+from keymux.core.faults import Draining
+from keymux.core.records import AuditRow, KeyRecord, ProviderState
+from keymux.exchange.admit import Admission
+from keymux.exchange.authenticate import Doorkeeper
+from keymux.exchange.dispatch import Dispatcher
+from keymux.exchange.ports import Rules
+from keymux.exchange.serve import Gateway, Parts, Terms
+from keymux.exchange.settle import Ledger
+from keymux.exchange.watch import Watch
+from keymux.ids import record_id
+from keymux.ingress.front import Front
+from keymux.ingress.operations import Readiness, pages
+from keymux.ingress.server import DRAIN, END_NOW, RELOAD
+from keymux.pools.budget import RetryBudget
+from keymux.pools.effects import Change, Effects, Regimen
+from keymux.pools.keeping import Keeper
+from keymux.pools.leasing import Leasing
+from keymux.pools.persistence import Clocks
+from keymux.pools.pool import Pool
+from keymux.providers import CATALOGUE
+from keymux.settings import BadConfig, Settings, load
+from keymux.stores.bookkeeping import Bookkeeper, recover
+from keymux.stores.journal import Journal, orphans
+from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
+from keymux.stores.sqlite import SqliteStore
+from keymux.telemetry.logs import LineSink, Logs
+from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics
+from keymux.telemetry.redaction import Redactor, redact_body
+from keymux.upstream.asking import Service, Upstreams
+from keymux.upstream.transport import Transport
+
+FOLLOW_EVERY_S = 0.5
+_AUDIT_PAGE = 1000
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the config names; nothing is opened yet."""
+    return SqliteStore(settings.database)
+
+
+class Application:
+    """One worker process: every part, plugged together.
+
+    Args:
+        settings: as read from
+        config: this file, which is read again on SIGHUP.
+    """
+
+    def __init__(self, settings: Settings, config: Path) -> None:
+        self._config = config
+        self.settings = settings
+        self.actor = f"{socket.gethostname()}:{os.getpid()}"
+        self._luck = random.Random()  # noqa: S311 -- jitter
+        self._clocks = Clocks(time.monotonic, wall_ms)
+        self._redactor = Redactor()
+        self._sink = LineSink()
+        self.logs = Logs(self._sink, self._redactor, settings.log.level, settings.log.format)
+        self.background = Background(self._report)
+        self.metrics = Metrics(self._gauges)
+        self.readiness = Readiness()
+        self.store = open_store(settings)
+        self._journal = Journal(settings.journal_folder, record_id("worker"))
+        self.book = Bookkeeper(self._journal, self.store.ledger, self._alarm)
+        self.doorkeeper = Doorkeeper()
+        self.admission = Admission()
+        self.watch = Watch(time.monotonic, self.background.spawn)
+        self._terms = _terms(settings)
+        self._services = _services(settings)
+        self._transport = Transport(settings.timeouts.connect_s)
+        self.pools: dict[str, Pool] = {name: self._pool(name) for name in settings.providers}
+        self._effects = Effects(_regimen(settings), time.monotonic, self._luck, self._changed)
+        self.keeper = Keeper(
+            self.pools, _KeyStore(self.store, self.actor, self._redactor), self.book.note,
+            self._clocks, self.actor, self.background.spawn,
+        )
+        self.gateway = Gateway(self._parts())
+        self._seen = 0
+
+    def _parts(self) -> Parts:
+        retry = self.settings.retry
+        leasing = Leasing(
+            self.pools, self._effects, clock=time.monotonic, luck=self._luck,
+            queue_s=retry.queue_s, queue_length=retry.queue_length, waited=self.metrics.queued,
+        )
+        upstreams = Upstreams(
+            lambda: self._services, self._transport, redact_body, time.time,
+            lambda: self.settings.limits.answer_bytes,
+        )
+        observers = (self.metrics.exchange, self.logs.exchange)
+        return Parts(
+            terms=lambda: self._terms,
+            callers=self.doorkeeper,
+            watch=self.watch,
+            ledger=Ledger(self.book, wall_ms, observers, self.metrics.turned_away),
+            admission=self.admission,
+            dispatcher=Dispatcher(leasing, upstreams, self._luck),
+            report=self._report,
+        )
+
+    def _pool(self, name: str) -> Pool:
+        retry = self.settings.retry
+        return Pool(name, RetryBudget(percent=retry.budget_percent, floor=retry.budget_floor))
+
+    def front(self) -> Front:
+        """The application as the server calls it."""
+        return Front(
+            self.gateway, self.doorkeeper, lambda: self._terms,
+            pages(self.readiness, self.metrics.page), self,
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Load what is remembered and begin to work.
+
+        Raises:
+            StoreUnavailable: the store cannot be opened.
+            StoreUnusable: it is not ours, or too new.
+        """
+        self._sink.start()
+        await self.store.prepare(list(self.settings.providers))
+        interrupted = await self._recover()
+        self._seen = await self.store.audit.last()
+        self.doorkeeper.replace_all(await self.store.clients.load())
+        await self.keeper.load()
+        for work in (self.book.run(), self.watch.run(), self._follow(), self._mind_the_parent()):
+            self.background.spawn(work)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(DRAIN, self._drain)
+        loop.add_signal_handler(END_NOW, self._end_now)
+        loop.add_signal_handler(RELOAD, self._reload)
+        self.readiness.is_ready = True
+        self.logs.logger.info(
+            "ready", address=f"http://{self.settings.host}:{self.settings.port}",
+            keys={name: len(pool.keys) for name, pool in self.pools.items()},
+            interrupted_exchanges=interrupted,
+        )
+
+    async def _recover(self) -> int:
+        """Book what processes that died have left."""
+        interrupted = 0
+        for orphan in orphans(self.settings.journal_folder):
+            interrupted += await recover(orphan, self.store.ledger)
+        return interrupted
+
+    async def stop(self) -> None:
+        """End what still runs, write everything down, give everything back."""
+        self.readiness.is_ready = False
+        self.watch.end_all(Draining)
+        await self.background.stop()
+        await self.book.flush()
+        self._journal.close()
+        await self._transport.close()
+        await self.store.close()
+        self.logs.logger.info("stopped")
+        self._sink.stop()
+
+    def _drain(self) -> None:
+        """No new exchanges; the running ones may finish."""
+        self.readiness.is_ready = False
+        self.admission.is_draining = True
+        self.logs.logger.info("draining", running=self.admission.running)
+        self.background.spawn(self._end_later())
+
+    async def _end_later(self) -> None:
+        await asyncio.sleep(self.settings.timeouts.drain_s)
+        self._end_now()
+
+    def _end_now(self) -> None:
+        self.watch.end_all(Draining)
+
+    async def _mind_the_parent(self) -> None:
+        """End when the supervisor is gone: nobody would restart or stop this process."""
+        parent = os.getppid()
+        while os.getppid() == parent:
+            await asyncio.sleep(1.0)
+        self.logs.logger.error("the supervisor is gone; stopping")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _reload(self) -> None:
+        """Read the config again; on any error everything stays as it is."""
+        try:
+            settings = load(self._config)
+        except BadConfig as error:
+            self.logs.logger.error("config not reloaded", problems=error.problems)
+            return
+        self.background.spawn(self._swap(settings))
+
+    async def _swap(self, settings: Settings) -> None:
+        await self.store.prepare(list(settings.providers))
+        before, self.settings = self.settings, settings
+        self._services = _services(settings)
+        for name in settings.providers:
+            if name not in self.pools:
+                self.pools[name] = self._pool(name)
+                await self.keeper.load_pool(name)
+        self._effects.regimen = _regimen(settings)
+        self._terms = _terms(settings)
+        self.logs.logger.info("config reloaded", needs_restart=_fixed(before, settings))
+
+    # -- what happens elsewhere ----------------------------------------------------------------
+    async def _follow(self) -> None:
+        """Take over what operators and other processes change in the store."""
+        while True:
+            await asyncio.sleep(FOLLOW_EVERY_S)
+            try:
+                while rows := await self.store.audit.since(self._seen, _AUDIT_PAGE):
+                    await self._take_over(rows)
+                    self._seen = rows[-1].seq
+            except (StoreUnavailable, StoreUnusable) as error:
+                self.logs.logger.warning("cannot read changes", problem=str(error))
+
+    async def _take_over(self, rows: Sequence[AuditRow]) -> None:
+        if any(row.action.startswith("client.") for row in rows):
+            self.doorkeeper.replace_all(await self.store.clients.load())
+        await self.keeper.follow(rows)
+
+    # -- what is told --------------------------------------------------------------------------
+    def _changed(self, change: Change) -> None:
+        self.keeper.changed(change)
+        after = change.condition.status
+        self.metrics.transition(change.pool.name, change.before, after, change.reason)
+        self.logs.logger.warning(
+            "health", provider=change.pool.name, keys=[key.id for key in change.keys],
+            model=change.model, before=change.before, after=after, reason=change.reason,
+        )
+
+    def _report(self, where: str, trace: str) -> None:
+        self.logs.logger.error("defect", where=where, trace=trace)
+
+    def _alarm(self, text: str) -> None:
+        self.logs.logger.warning("ledger", problem=text, depth=self.book.depth)
+
+    def _gauges(self) -> Gauges:
+        keys: Counter[tuple[str, ...]] = Counter()
+        key_up: dict[tuple[str, ...], int] = {}
+        now = time.monotonic()
+        for name, pool in self.pools.items():
+            for key in pool.keys.values():
+                keys[name, key.gate.condition.status] += 1
+                if len(pool.keys) <= KEYS_NAMED_UP_TO:
+                    key_up[name, key.id] = int(key.gate.is_open(now) and not key.replaced)
+        return Gauges(
+            ready=self.readiness.is_ready,
+            running=self.admission.running,
+            outbox=self.book.depth,
+            dropped_log_lines=self._sink.dropped,
+            keys=keys,
+            backup_keys={},
+            key_up=key_up,
+            provider_up={(name,): int(pool.gate.is_open(now)) for name, pool in self.pools.items()},
+        )
+
+
+class _KeyStore:
+    """The store as the keeper needs it; every secret that passes is learned by the redactor."""
+
+    def __init__(self, store: Store, actor: str, redactor: Redactor) -> None:
+        self._store = store
+        self._actor = actor
+        self._redactor = redactor
+
+    async def load_keys(self, provider: str) -> Sequence[KeyRecord]:
+        records = await self._store.keys.load(provider)
+        self._redactor.learn(record.secret for record in records)
+        return records
+
+    async def find_key(self, provider: str, key_id: str) -> KeyRecord | None:
+        record = await self._store.keys.find(provider, key_id)
+        if record is not None:
+            self._redactor.learn((record.secret,))
+        return record
+
+    async def provider_state(self, provider: str) -> ProviderState:
+        return await self._store.provider_state(provider)
+
+    async def promote(self, provider: str, dead_key: str, at: int) -> str | None:
+        return await self._store.backups.promote(provider, dead_key, at=at, actor=self._actor)
+
+
+def _terms(settings: Settings) -> Terms:
+    rules = Rules(settings.patience(), settings.timeouts, settings.limits)
+    return Terms(settings.routes(), rules)
+
+
+def _services(settings: Settings) -> Mapping[str, Service]:
+    return {
+        name: Service(CATALOGUE[provider.kind], provider.url, provider.ca_file, provider.http2)
+        for name, provider in settings.providers.items()
+    }
+
+
+def _regimen(settings: Settings) -> Regimen:
+    throttled, failing, provider = settings.backoffs()
+    cooldown = settings.cooldown
+    return Regimen(
+        throttled=throttled,
+        failing=failing,
+        provider=provider,
+        exhausted_s=cooldown.exhausted_s,
+        model_off_s=cooldown.model_off_s,
+        failure_threshold=cooldown.failure_threshold,
+    )
+
+
+def _fixed(before: Settings, after: Settings) -> list[str]:
+    """Changes that only a restart brings into effect."""
+    names = ("host", "port", "store", "journal", "log", "retry")
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
+

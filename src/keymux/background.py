@@ -1,0 +1,41 @@
+"""The one owner of background work: everything it starts, it ends."""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class Background:
+    """Tasks that belong to the application and not to a request.
+
+    Args:
+        report: told of a task that failed: its name and the traceback.
+    """
+
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        self._report = report
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run something once."""
+        task = asyncio.create_task(self._guarded(work), name=work.__qualname__)  # noqa: TID251 -- the owner
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 -- the top of all background work
+            self._report(work.__qualname__, traceback.format_exc())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def stop(self) -> None:
+        """Cancel everything and wait until it has ended."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

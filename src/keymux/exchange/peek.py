@@ -1,0 +1,204 @@
+"""When an answer has begun, and what it is worth from then on.
+
+Upstreams do answer 200 and then send an error as the first event. An answer therefore counts as
+begun only with its first meaningful event; everything before that is held back and can still be
+thrown away for another attempt.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from keymux.core.faults import EmptyReply, StreamBroken, Truncated, Unintelligible, UpstreamFault
+from keymux.core.vocabulary import Operation, Quality, Usage
+from keymux.exchange.ports import Answer, ClientRequest
+from keymux.wire import sse
+from keymux.wire.estimate import tokens_of
+from keymux.wire.formats import Format, Meter, Significance
+
+PEEK_BYTES = 64 * 1024
+
+ReadError = Callable[[bytes], UpstreamFault]
+
+
+class PlainReply:
+    """A complete answer that is no stream.
+
+    Attributes:
+        answer: its head.
+        body: its bytes.
+    """
+
+    __slots__ = ("_usage", "answer", "body")
+
+    def __init__(self, answer: Answer, body: bytes, usage: Usage | None) -> None:
+        self.answer = answer
+        self.body = body
+        self._usage = usage
+
+    def settle(self, prompt_tokens: int) -> tuple[Usage, Quality]:
+        """The upstream's figures, or an estimate."""
+        if self._usage is not None:
+            return self._usage, Quality.FINAL
+        return Usage(input=prompt_tokens, output=tokens_of(len(self.body))), Quality.ESTIMATED
+
+
+class StreamReply:
+    """A stream whose first meaningful event is here.
+
+    Attributes:
+        answer: its head.
+        meter: what it used so far.
+    """
+
+    __slots__ = ("_events", "_format", "_framer", "_held", "_overhead", "_seen", "_strip", "answer", "meter")
+
+    def __init__(self, answer: Answer, wire: Format, event_bytes: int, *, strip_usage: bool) -> None:
+        self.answer = answer
+        self.meter: Meter = wire.meter()
+        self._format = wire
+        self._framer = sse.Framer(event_bytes)
+        self._held: list[bytes] = []
+        self._strip = strip_usage
+        self._overhead = 0
+        self._events = 0
+        self._seen = 0
+
+    async def open(self, read_error: ReadError) -> None:
+        """Read on until the stream has begun.
+
+        Raises:
+            UpstreamFault: it is an error after all, or ends before it begins.
+        """
+        size = 0
+        while size < PEEK_BYTES:
+            block = await self._read()
+            if block is None:
+                raise EmptyReply(reason="200 and no event")
+            self._held.append(block)
+            size += len(block)
+            for event in sse.split(block):
+                if self._has_begun(event, read_error):
+                    return
+
+    def _has_begun(self, event: bytes, read_error: ReadError) -> bool:
+        parsed = sse.parse(event)
+        opening = self._format.opening(parsed)
+        if opening.significance is Significance.ERROR:
+            raise read_error(parsed.data)
+        self._overhead = len(event) - opening.text_bytes
+        return opening.significance is Significance.PAYLOAD
+
+    async def block(self) -> bytes | None:
+        """The next whole events for the client, None after the last.
+
+        Raises:
+            StreamBroken: the stream ended, failed or was cut before its end marker.
+        """
+        if self.meter.finished:
+            return None
+        block = self._held.pop(0) if self._held else await self._read()
+        if block is None:
+            raise StreamBroken(how="it ended before its end marker", reason="cut")
+        meter = self.meter
+        meter.note(block)
+        if meter.finished:
+            block = block[: meter.end]
+        self._seen += len(block)
+        self._events += max(1, block.count(b"\n\n"))
+        return self._without_usage(block) if self._strip else block
+
+    async def _read(self) -> bytes | None:
+        """The next block of whole events; None at the end of the body."""
+        while (chunk := await self.answer.chunk()) is not None:
+            try:
+                block = self._framer.feed(chunk)
+            except sse.OversizedEvent:
+                raise StreamBroken(how="one of its events is too large", reason="event") from None
+            if block:
+                return block
+        return None
+
+    def _without_usage(self, block: bytes) -> bytes:
+        """The block without the usage chunk that the client did not ask for."""
+        if b'"usage"' not in block:
+            return block
+        return b"".join(
+            event
+            for event in sse.split(block)
+            if not self._format.is_extra_usage(sse.parse(event))
+        )
+
+    async def drain(self) -> None:
+        """Read what follows the end marker, so that the connection can be used again."""
+        while await self.answer.chunk() is not None:
+            pass
+
+    def settle(self, prompt_tokens: int) -> tuple[Usage, Quality]:
+        """The upstream's figures, or an estimate from what came by."""
+        return self.meter.settle(max(0, self._seen - self._events * self._overhead), prompt_tokens)
+
+
+Reply = PlainReply | StreamReply
+
+
+async def read_plain(answer: Answer, request: ClientRequest, read_error: ReadError) -> PlainReply:
+    """Read a complete answer and its usage.
+
+    Raises:
+        Truncated: it stops in the middle.
+        Unintelligible: it is not the JSON of the API.
+        UpstreamFault: it is an error in a 200.
+    """
+    if answer.content_type == "text/event-stream":
+        raise Unintelligible(reason="a stream nobody asked for")
+    body = await answer.whole()
+    try:
+        usage = request.format.read_usage(body)
+    except msgspec.DecodeError as error:
+        kind = Truncated if "truncated" in str(error) else Unintelligible
+        raise kind(reason=answer.content_type or "no content type") from None
+    except (ValueError, RecursionError):
+        raise Unintelligible(reason=answer.content_type or "no content type") from None
+    if usage is None and b'"error"' in body and _is_error(body):
+        raise read_error(body)
+    if request.operation is not Operation.GENERATE:
+        usage = Usage()
+    return PlainReply(answer, body, usage)
+
+
+class _MaybeError(msgspec.Struct):
+    error: object = None
+    type: object = None
+
+
+_read_maybe_error = msgspec.json.Decoder(_MaybeError).decode
+
+
+def _is_error(body: bytes) -> bool:
+    try:
+        found = _read_maybe_error(body)
+    except (ValueError, RecursionError):
+        return False
+    return bool(found.error) or found.type == "error"
+
+
+async def open_stream(
+    answer: Answer, request: ClientRequest, read_error: ReadError, *, event_bytes: int
+) -> StreamReply:
+    """Read a stream until it has begun.
+
+    Raises:
+        Unintelligible: it is no stream.
+        UpstreamFault: it is an error, or ends before it begins.
+    """
+    if answer.content_type != "text/event-stream":
+        body = await answer.whole()
+        if _is_error(body):
+            raise read_error(body)
+        raise Unintelligible(reason=answer.content_type or "no content type")
+    reply = StreamReply(
+        answer, request.format, event_bytes, strip_usage=not request.wants_usage
+    )
+    await reply.open(read_error)
+    return reply

@@ -1,0 +1,188 @@
+"""A request as it arrives: head first, then, if the caller is known, the body."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from keymux.core.faults import (
+    BadRequest,
+    BodyLate,
+    ClientGone,
+    HeadersTooLarge,
+    LengthRequired,
+    RequestTooLarge,
+    UnsupportedEncoding,
+)
+from keymux.core.vocabulary import Kind, Operation
+from keymux.exchange.ports import ClientRequest, Rules
+from keymux.exchange.watch import Watched
+from keymux.ingress.answering import Receive
+from keymux.wire.formats import Format
+
+_FORWARDED = frozenset(
+    {
+        b"content-type", b"accept", b"user-agent", b"x-app", b"openai-beta", b"idempotency-key",
+        b"x-client-request-id",
+    }
+)
+_FORWARDED_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-code-")
+_READ = frozenset(
+    {
+        b"authorization", b"x-api-key", b"content-length", b"content-encoding",
+        b"transfer-encoding", b"x-request-timeout", b"x-stainless-retry-count",
+    }
+)
+_LONGEST_QUERY = 8192
+
+
+class Door(Struct, frozen=True):
+    """An endpoint that is served by an upstream."""
+
+    format: Format
+    operation: Operation
+
+
+class Head(Struct, frozen=True):
+    """The head of a request, sorted.
+
+    Attributes:
+        forwarded: headers that go on to the upstream.
+        read: headers the gateway itself looks at; of two, the last.
+        size: bytes of all headers.
+        hosts: number of Host headers.
+    """
+
+    forwarded: tuple[tuple[str, str], ...]
+    read: dict[bytes, bytes]
+    size: int
+    hosts: int
+
+
+def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
+    """Sort the headers of a request. Names are lower case, as ASGI has them."""
+    forwarded: list[tuple[str, str]] = []
+    read: dict[bytes, bytes] = {}
+    size = hosts = 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name in _READ:
+            read[name] = value
+        if name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES):
+            if value.isascii():
+                forwarded.append((name.decode("ascii"), value.decode("ascii")))
+        elif name == b"host":
+            hosts += 1
+    return Head(tuple(forwarded), read, size, hosts)
+
+
+class Arrival:
+    """One request on its way in.
+
+    Attributes:
+        id: request id.
+        format: wire format of the endpoint.
+        operation: of the endpoint.
+        client_keys: the secrets that were shown.
+        timeout_s: seconds the client is willing to wait, if it said so.
+    """
+
+    __slots__ = (
+        "_head", "_query", "_receive", "client_keys", "format", "id", "operation", "timeout_s",
+    )
+
+    def __init__(
+        self, request_id: str, door: Door, head: Head, query: bytes, receive: Receive
+    ) -> None:
+        self.id = request_id
+        self.format = door.format
+        self.operation = door.operation
+        self.client_keys = client_keys(head)
+        self.timeout_s = _seconds(head.read.get(b"x-request-timeout"))
+        self._head = head
+        self._query = query
+        self._receive = receive
+
+    async def read(self, watched: Watched, rules: Rules) -> ClientRequest:
+        """The whole request.
+
+        Raises:
+            ClientFault: it is no good.
+            ClientGone: it ended early.
+        """
+        self._check_head(rules)
+        body = await self._body(watched, rules)
+        head = self.format.read_head(body)
+        counting = self.operation is Operation.COUNT_TOKENS
+        return ClientRequest(
+            id=self.id,
+            format=self.format,
+            operation=self.operation,
+            kind=Kind.REPEATABLE if counting else head.kind,
+            model=head.model,
+            stream=head.stream and not counting,
+            wants_usage=head.wants_usage,
+            max_tokens=head.max_tokens,
+            body=body,
+            headers=self._head.forwarded,
+            query=self._query.decode("ascii"),
+            is_client_retry=self._head.read.get(b"x-stainless-retry-count", b"0") != b"0",
+        )
+
+    def _check_head(self, rules: Rules) -> None:
+        read, limits = self._head.read, rules.limits
+        if self._head.size > limits.header_bytes:
+            raise HeadersTooLarge(size=self._head.size, limit=limits.header_bytes)
+        if self._head.hosts != 1:
+            raise BadRequest(problem=f"Send one Host header, not {self._head.hosts}.")
+        if not self._query.isascii() or len(self._query) > _LONGEST_QUERY:
+            raise BadRequest(problem="The query string is too long or not ASCII.")
+        if b"transfer-encoding" in read:
+            if not limits.chunked_requests:
+                raise LengthRequired
+            if read[b"transfer-encoding"].strip().lower() != b"chunked":
+                raise BadRequest(problem="The only Transfer-Encoding taken is 'chunked'.")
+        encoding = read.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in {b"identity", b""}:
+            raise UnsupportedEncoding(encoding=encoding[:40].decode("latin-1"))
+        length = read.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limits.body_bytes:
+            raise RequestTooLarge(limit=limits.body_bytes)
+
+    async def _body(self, watched: Watched, rules: Rules) -> bytes:
+        limit, seconds = rules.limits.body_bytes, rules.timeouts.client_body_s
+        parts: list[bytes] = []
+        size = 0
+        with watched.within(seconds, BodyLate, got="some") as silence:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise RequestTooLarge(limit=limit)
+                if not message.get("more_body", False):
+                    return b"".join((*parts, part)) if parts else part
+                parts.append(part)
+                silence.renew()
+
+
+def client_keys(head: Head) -> tuple[str, ...]:
+    """The secrets a request shows: as bearer token, as x-api-key, or both."""
+    found: list[str] = []
+    scheme, _, token = head.read.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and token.strip():
+        found.append(token.strip().decode("latin-1"))
+    if key := head.read.get(b"x-api-key", b"").strip():
+        found.append(key.decode("latin-1"))
+    return tuple(found)
+
+
+def _seconds(value: bytes | None) -> float | None:
+    """A positive number of seconds, or None."""
+    try:
+        seconds = float(value or b"")
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 1e6 else None  # noqa: PLR2004 -- beyond any deadline
+

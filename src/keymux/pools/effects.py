@@ -1,0 +1,291 @@
+"""What a fault or a success does to the health of the scopes a lease passed through.
+
+Which effect a fault has stands in the decision table; how a condition changes stands in
+`keymux.core.health`. Here the two meet the gates of a pool, and whoever listens is told.
+"""
+
+from collections.abc import Callable, Mapping
+from random import Random
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from keymux.core import health
+from keymux.core.faults import UpstreamFault
+from keymux.core.health import Backoff, Condition, Event, Status
+from keymux.core.retrying import DECISIONS, Effect
+from keymux.pools.gate import Gate
+from keymux.pools.outage import OutageWatch, Suspect
+from keymux.pools.pool import Lease, Pool, UpstreamKey
+
+
+class Regimen(Struct, frozen=True):
+    """How long things are left alone, from the settings.
+
+    Attributes:
+        throttled: for a quota group that is over its rate.
+        failing: for a key that keeps failing.
+        provider: for a provider that is down.
+        exhausted_s: seconds between the probes of a spent key.
+        model_off_s: seconds a key is not used for a model it may not use.
+        failure_threshold: failures in a row that make a key cool.
+    """
+
+    throttled: Backoff = Backoff((15.0, 30.0, 60.0, 120.0, 300.0))
+    failing: Backoff = Backoff((15.0, 30.0, 60.0, 120.0, 300.0))
+    provider: Backoff = Backoff((5.0, 10.0, 20.0, 40.0, 60.0))
+    exhausted_s: float = 3600.0
+    model_off_s: float = 21_600.0
+    failure_threshold: int = 3
+
+
+PROVIDER_BROKEN = Backoff(tuple(30.0 * times for times in range(1, 11)))
+"""After errors in a row without a word from the provider: 30 s x n, at most 300 s."""
+
+PROVIDER_ERRORS = 5
+
+
+class Change(Struct, frozen=True):
+    """A transition that somebody may want to store, count or log.
+
+    Attributes:
+        pool: of the provider.
+        keys: the upstream keys it is about; empty for the provider itself.
+        model: the model it is limited to, empty for all.
+        whole_group: True when it is the quota group's condition, not that of the key alone.
+        before: status before.
+        condition: how things are now.
+        reason: why.
+    """
+
+    pool: Pool
+    keys: tuple[UpstreamKey, ...]
+    model: str
+    whole_group: bool
+    before: Status
+    condition: Condition
+    reason: str
+
+
+class Effects:
+    """Carries faults and successes into the gates.
+
+    Args:
+        regimen: cooldown figures.
+        clock: seconds, never going back.
+        luck: random numbers; spreads the ends of cooldowns.
+        tell: called with every transition.
+    """
+
+    def __init__(
+        self,
+        regimen: Regimen,
+        clock: Callable[[], float],
+        luck: Random,
+        tell: Callable[[Change], None],
+    ) -> None:
+        self.regimen = regimen
+        self._clock = clock
+        self._luck = luck
+        self._tell = tell
+        self._outages: dict[str, OutageWatch] = {}
+        self._by_effect: Mapping[Effect, Callable[[Lease, UpstreamFault, float], None]] = (
+            MappingProxyType(
+                {
+                    Effect.NONE: self._nothing,
+                    Effect.PROVIDER_DOWN: self._provider_down,
+                    Effect.PROVIDER_TOLD: self._provider_down,
+                    Effect.PROVIDER_ERROR: self._provider_error,
+                    Effect.EGRESS_DOWN: self._nothing,
+                    Effect.MODEL_FAILURE: self._model_failure,
+                    Effect.GROUP_THROTTLED: self._group_throttled,
+                    Effect.GROUP_SLOWED: self._group_throttled,
+                    Effect.GROUP_SPENT: self._group_spent,
+                    Effect.KEY_SUSPECT: self._key_suspect,
+                    Effect.GROUP_QUARANTINED: self._group_quarantined,
+                    Effect.PROVIDER_BLOCKED: self._provider_blocked,
+                    Effect.MODEL_OFF: self._model_off,
+                }
+            )
+        )
+
+    def opened(self, lease: Lease) -> None:
+        """The upstream began to answer: every scope that was passed is well."""
+        for gate, generation in lease.passed:
+            if gate.is_calm:
+                continue
+            after = health.heal(gate.condition, now=self._clock(), generation=generation)
+            self._settle(lease, gate, after, "answered")
+
+    def failed(self, lease: Lease, fault: UpstreamFault) -> None:
+        """An attempt came to nothing, or broke off later."""
+        self._by_effect[DECISIONS[type(fault)].effect](lease, fault, self._clock())
+
+    # -- one method an effect ----------------------------------------------------------------
+    def _nothing(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        pass
+
+    def _provider_down(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.pool.gate
+        after = self._cooled(lease, gate, Event.FAILED, self.regimen.provider, fault, now)
+        self._settle(lease, gate, after, fault.reason or fault.code)
+
+    def _provider_error(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.pool.gate
+        counted = health.count_failure(gate.condition, lease.generation_of(gate))
+        if counted.failures < PROVIDER_ERRORS and counted.is_healthy:
+            gate.change(counted)
+            return
+        after = self._cooled(lease, gate, Event.FAILED, PROVIDER_BROKEN, fault, now)
+        self._settle(lease, gate, after, fault.reason or fault.code)
+
+    def _model_failure(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.key.models.setdefault(lease.target.model, Gate())
+        generation = lease.generation_of(gate)
+        before = gate.condition
+        counted = health.count_failure(before, generation)
+        if counted.failures < self.regimen.failure_threshold and counted.is_healthy:
+            gate.change(counted)
+        else:
+            after = self._cooled(lease, gate, Event.FAILED, self.regimen.failing, fault, now)
+            self._settle(lease, gate, after, fault.reason or fault.code)
+        self._look_for_outage(lease, gate, before, fault, now)
+
+    def _look_for_outage(
+        self, lease: Lease, gate: Gate, before: Condition, fault: UpstreamFault, now: float
+    ) -> None:
+        watch = self._outages.setdefault(lease.pool.name, OutageWatch())
+        watch.note(Suspect(lease.key, lease.target.model, gate, before, gate.condition), now)
+        if not watch.is_outage(len(lease.pool.keys), now):
+            return
+        for innocent in watch.rolled_back():
+            innocent.gate.change(innocent.restored())
+            self._tell_of(lease, innocent, "outage of the provider")
+        lease.pool.wake(lease.pool.keys.values())
+        self._provider_down(lease, fault, now)
+
+    def _tell_of(self, lease: Lease, innocent: Suspect, reason: str) -> None:
+        if innocent.after.status is innocent.before.status:
+            return
+        self._tell(
+            Change(
+                pool=lease.pool,
+                keys=(innocent.key,),
+                model=innocent.model,
+                whole_group=False,
+                before=innocent.after.status,
+                condition=innocent.gate.condition,
+                reason=reason,
+            )
+        )
+
+    def _group_throttled(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        group = lease.key.group
+        gate = group.models.setdefault(lease.target.model, Gate())
+        after = self._cooled(lease, gate, Event.THROTTLED, self.regimen.throttled, fault, now)
+        self._settle(lease, gate, after, fault.reason)
+
+    def _group_spent(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        told = self.regimen.exhausted_s if fault.told is None else fault.told
+        for key in tuple(lease.key.group.keys):
+            after = health.cool(
+                key.gate.condition,
+                Event.SPENT,
+                Backoff((told,)),
+                now=now,
+                told=told,
+                generation=lease.generation_of(key.gate),
+                luck=self._luck.random(),
+                reason=fault.reason,
+            )
+            self._settle(lease, key.gate, after, fault.reason, key)
+
+    def _key_suspect(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.key.gate
+        after = health.suspect(
+            gate.condition, now=now, generation=lease.generation_of(gate), reason=fault.reason
+        )
+        self._settle(lease, gate, after, fault.reason)
+
+    def _group_quarantined(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        for key in tuple(lease.key.group.keys):
+            after = health.condemn(key.gate.condition, now=now, reason=fault.reason)
+            self._settle(lease, key.gate, after, fault.reason, key)
+
+    def _provider_blocked(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.pool.egress_gates.setdefault(lease.egress, Gate())
+        after = health.condemn(gate.condition, now=now, reason=fault.reason)
+        self._settle(lease, gate, after, fault.reason)
+
+    def _model_off(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
+        gate = lease.key.models.setdefault(lease.target.model, Gate())
+        wait = self.regimen.model_off_s
+        after = health.cool(
+            gate.condition,
+            Event.FAILED,
+            Backoff((wait,)),
+            now=now,
+            told=wait,
+            generation=lease.generation_of(gate),
+            luck=self._luck.random(),
+            reason=fault.reason,
+        )
+        self._settle(lease, gate, after, fault.reason)
+
+    # -- common ------------------------------------------------------------------------------
+    def _cooled(  # noqa: PLR0913 -- each is a separate fact
+        self,
+        lease: Lease,
+        gate: Gate,
+        event: Event,
+        backoff: Backoff,
+        fault: UpstreamFault,
+        now: float,
+    ) -> Condition:
+        return health.cool(
+            gate.condition,
+            event,
+            backoff,
+            now=now,
+            told=fault.told,
+            generation=lease.generation_of(gate),
+            luck=self._luck.random(),
+            reason=fault.reason or fault.code,
+        )
+
+    def _settle(
+        self,
+        lease: Lease,
+        gate: Gate,
+        after: Condition,
+        reason: str,
+        key: UpstreamKey | None = None,
+    ) -> None:
+        before = gate.condition
+        moved = gate.change(after)
+        if after is before:
+            return
+        keys, model, whole_group = _scope(lease, gate, key or lease.key)
+        waking = lease.key.group.keys if whole_group else keys
+        if after.is_healthy:
+            lease.pool.wake(waking)
+        else:
+            lease.pool.wake_later(gate, waking, model)
+        if moved or after.until != before.until:
+            self._tell(
+                Change(lease.pool, keys, model, whole_group, before.status, after, reason)
+            )
+
+
+def _scope(
+    lease: Lease, gate: Gate, key: UpstreamKey
+) -> tuple[tuple[UpstreamKey, ...], str, bool]:
+    """The keys and the model a gate is about, and whether it is the whole group's."""
+    pool, model = lease.pool, lease.target.model
+    if gate is pool.gate or gate in pool.egress_gates.values():
+        return (), "", False
+    if gate is key.group.models.get(model):
+        return (key,), model, True
+    if gate is key.models.get(model):
+        return (key,), model, False
+    return (key,), "", False

@@ -1,0 +1,153 @@
+"""Lend an upstream key and an egress for one attempt, and wait a little if none is ready."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from keymux.core.faults import AllThrottled, NoneReady, UpstreamFault
+from keymux.core.health import Status
+from keymux.core.retrying import Step
+from keymux.pools.budget import Turn
+from keymux.pools.effects import Effects
+from keymux.pools.pool import Lease, Pool
+
+_WITHOUT_AN_END_S = 60.0
+
+
+class Leasing:
+    """The door to all pools.
+
+    Args:
+        pools: by the provider's name.
+        effects: told how leases ended.
+        clock: seconds, never going back.
+        luck: random numbers.
+        queue_s: longest wait for a key.
+        queue_length: exchanges waiting for one provider at most.
+        waited: told how long an exchange waited, in seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the composition root names each
+        self,
+        pools: Mapping[str, Pool],
+        effects: Effects,
+        *,
+        clock: Callable[[], float],
+        luck: Random,
+        queue_s: float,
+        queue_length: int,
+        waited: Callable[[float], None],
+    ) -> None:
+        self._pools = pools
+        self._effects = effects
+        self._clock = clock
+        self._luck = luck
+        self._queue_s = queue_s
+        self._queue_length = queue_length
+        self._waited = waited
+        self._waiting: dict[str, int] = {}
+
+    async def lease(
+        self, steps: Sequence[Step], *, model: str, left_s: float, turn: Turn
+    ) -> Lease:
+        """A lease on the first step that has a ready key; to be given back.
+
+        Args:
+            steps: where to look, best first.
+            model: public id, for the message.
+            left_s: seconds the exchange has left.
+            turn: what the attempt means for the provider's retry budget.
+
+        Raises:
+            NoneReady: not within the time an exchange may wait.
+        """
+        now = start = self._clock()
+        while True:
+            for step in steps:
+                lease = self._take(step, now, turn) or await self._take_later(step, now, turn)
+                if lease is not None:
+                    if now > start:
+                        self._waited(now - start)
+                    return lease
+            give_up = start + min(self._queue_s, left_s)
+            until, status = self._soonest(steps, now)
+            if until is None or until > give_up or now >= give_up or self._is_full(steps):
+                raise self._none_ready(model, until, status, now)
+            await self._wait(steps, (give_up if until <= now else until) - now)
+            now = self._clock()
+
+    def opened(self, lease: Lease) -> None:
+        """The upstream has begun to answer."""
+        self._effects.opened(lease)
+
+    def give_back(self, lease: Lease, error: BaseException | None) -> None:
+        """End a lease; the error, if any, tells how the attempt ended.
+
+        A client that leaves, or a task that is cancelled, says nothing about the key.
+        """
+        if isinstance(error, UpstreamFault):
+            self._effects.failed(lease, error)
+        lease.pool.give_back(lease)
+
+    def _take(self, step: Step, now: float, turn: Turn) -> Lease | None:
+        """A lease on a step that can be made at once."""
+        pool = self._pools[step.target.provider]
+        if step.pause_s or (turn is Turn.RETRY and not pool.budget.allows(now)):
+            return None
+        lease = pool.take(step, now)
+        if lease is not None:
+            pool.budget.note(now, turn)
+        return lease
+
+    async def _take_later(self, step: Step, now: float, turn: Turn) -> Lease | None:
+        """A lease on a step that wants a pause, if it can be had before and after."""
+        pool = self._pools[step.target.provider]
+        if not step.pause_s or not pool.budget.allows(now):
+            return None
+        lease = pool.take(step, now)
+        if lease is None:
+            return None
+        pool.give_back(lease)
+        await asyncio.sleep(step.pause_s)
+        lease = pool.take(step, self._clock())
+        if lease is not None:
+            pool.budget.note(now, turn)
+        return lease
+
+    def _soonest(self, steps: Sequence[Step], now: float) -> tuple[float | None, Status | None]:
+        found: tuple[float | None, Status | None] = (None, None)
+        for step in steps:
+            until, status = self._pools[step.target.provider].soonest(step, now)
+            if until is not None and (found[0] is None or until < found[0]):
+                found = (until, status)
+        return found
+
+    def _is_full(self, steps: Sequence[Step]) -> bool:
+        return any(
+            self._waiting.get(step.target.provider, 0) >= self._queue_length for step in steps
+        )
+
+    async def _wait(self, steps: Sequence[Step], seconds: float) -> None:
+        """Until something may have changed in one of the pools, or the time is over."""
+        changed = asyncio.Event()
+        names = {step.target.provider for step in steps}
+        stop = [self._pools[name].listen(changed.set) for name in names]
+        for name in names:
+            self._waiting[name] = self._waiting.get(name, 0) + 1
+        try:
+            async with asyncio.timeout(max(0.001, seconds)):
+                await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for name in names:
+                self._waiting[name] -= 1
+            for end in stop:
+                end()
+
+    def _none_ready(
+        self, model: str, until: float | None, status: Status | None, now: float
+    ) -> NoneReady:
+        kind = AllThrottled if status is Status.RATE_LIMITED else NoneReady
+        wait = _WITHOUT_AN_END_S if until is None else max(1.0, until - now)
+        return kind(model=model, retry_after=wait * (1 + self._luck.random() / 10))

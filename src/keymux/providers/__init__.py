@@ -1,0 +1,25 @@
+"""The vendors, one small file each; the folder is the registry.
+
+``base`` says what there is to know about a provider dialect. A module in this folder that holds a
+``provider`` is found by itself.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from keymux.providers.base import Provider
+
+
+def _catalogue() -> Mapping[str, Provider]:
+    found: dict[str, Provider] = {}
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        provider = getattr(importlib.import_module(f"{__name__}.{module}"), "provider", None)
+        if isinstance(provider, Provider):
+            found[provider.name] = provider
+    return MappingProxyType(found)
+
+
+CATALOGUE = _catalogue()
+"""Every provider dialect by the name that ``kind`` uses in the config."""

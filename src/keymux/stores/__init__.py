@@ -1,0 +1,5 @@
+"""What is remembered.
+
+``port`` says what any store can do, ``sqlite`` is the embedded one. ``journal`` keeps what happened
+safe until a store has it, and ``bookkeeping`` carries it from there to the store in batches.
+"""

@@ -1,0 +1,230 @@
+"""Keeps what happened safe until the store has it.
+
+A journal is a folder of segment files that are mapped into memory. Appending is a copy into such a
+map: the request path waits for nothing, and what was copied survives a ``kill -9``, because the
+pages belong to the kernel. (It does not survive the loss of power before the kernel has written
+them; what the store has acknowledged does.) Space for a segment is reserved before it is used, so
+that a full disk shows here and not as a fault in the middle of a copy.
+
+Each process writes into a folder of its own and holds a lock on it. A folder without a lock belongs
+to a process that is dead: its records are there to be recovered.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from keymux.core.records import AttemptStarted, ExchangeRow, Reservation, Transition
+
+SEGMENT_BYTES = 4 * 2**20
+
+_MAGIC = b"keymux journal 1\n"
+_PREFIX = struct.Struct("<II")
+_LOCK = "lock"
+
+Entry = Reservation | AttemptStarted | ExchangeRow | Transition
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Entry).decode
+
+
+class JournalFull(Exception):  # noqa: N818 -- it names a state
+    """No segment has room, and no other could be made ready."""
+
+
+class Segment:
+    """One mapped file.
+
+    Attributes:
+        path: where it is.
+        pending: entries in it that the store does not have yet.
+    """
+
+    __slots__ = ("_map", "_position", "path", "pending")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pending = 0
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, SEGMENT_BYTES)
+            self._map = mmap.mmap(file, SEGMENT_BYTES)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
+        self._map[: len(_MAGIC)] = _MAGIC
+        self._position = len(_MAGIC)
+
+    def append(self, payload: bytes) -> bool:
+        """Copy an entry in; False when there is no room."""
+        start = self._position + _PREFIX.size
+        end = start + len(payload)
+        if end + _PREFIX.size > SEGMENT_BYTES:
+            return False
+        self._map[start:end] = payload
+        # the prefix last: until it is there, the entry is not
+        self._map[self._position : start] = _PREFIX.pack(len(payload), zlib.crc32(payload))
+        self._position = end
+        return True
+
+    def drop(self) -> None:
+        """Delete the file."""
+        self._map.close()
+        self.path.unlink(missing_ok=True)
+
+
+def read_segment(path: Path) -> list[Entry]:
+    """The entries of a segment file, up to the first that is not whole."""
+    content = path.read_bytes()
+    found: list[Entry] = []
+    position = len(_MAGIC)
+    while content.startswith(_MAGIC) and position + _PREFIX.size <= len(content):
+        length, checksum = _PREFIX.unpack_from(content, position)
+        start = position + _PREFIX.size
+        payload = content[start : start + length]
+        if not length or len(payload) < length or zlib.crc32(payload) != checksum:
+            break
+        found.append(_decode(payload))
+        position = start + length
+    return found
+
+
+class Journal:
+    """The journal of this process.
+
+    Entries of one exchange are kept until `release` is called with its id; a transition until it
+    is called with the transition's.
+
+    Args:
+        folder: common to all processes that share a store.
+        name: of this process; a folder of that name is made.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._home = folder / name
+        self._home.mkdir(parents=True, mode=0o700)
+        self._lock = _locked(self._home)
+        self._number = 0
+        self._where: dict[str, list[Segment]] = {}
+        self._full: list[Segment] = []
+        self._current = self._segment()
+        self._spare: Segment | None = self._segment()
+
+    def _segment(self) -> Segment:
+        self._number += 1
+        return Segment(self._home / f"{self._number:08d}.journal")
+
+    def append(self, owner: str, entry: Entry) -> None:
+        """Keep an entry until its owner is released.
+
+        Raises:
+            JournalFull: there is no room, and none could be reserved.
+        """
+        payload = _encode(entry)
+        if not self._current.append(payload):
+            self._turn_over()
+            if not self._current.append(payload):
+                raise JournalFull
+        self._current.pending += 1
+        self._where.setdefault(owner, []).append(self._current)
+
+    def _turn_over(self) -> None:
+        if self._spare is None:
+            raise JournalFull
+        self._full.append(self._current)
+        self._current, self._spare = self._spare, None
+
+    def release(self, owner: str) -> None:
+        """The store has everything of an owner."""
+        for segment in self._where.pop(owner, ()):
+            segment.pending -= 1
+
+    def tidy(self) -> None:
+        """Delete segments that nobody needs and make a spare one ready; may block on the disk.
+
+        Raises:
+            OSError: no space for a spare; what is there goes on working.
+        """
+        for segment in [full for full in self._full if full.pending == 0]:
+            self._full.remove(segment)
+            segment.drop()
+        if self._spare is None:
+            self._spare = self._segment()
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether `tidy` has something to do."""
+        return self._spare is None or any(full.pending == 0 for full in self._full)
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments that hold entries the store does not have, oldest first."""
+        return tuple(one for one in (*self._full, self._current) if one.pending)
+
+    def close(self) -> None:
+        """Give the folder up; what is not in the store stays for the next process."""
+        kept = [segment for segment in (*self._full, self._current) if segment.pending]
+        for segment in {*self._full, self._current} - set(kept):
+            segment.drop()
+        if self._spare is not None:
+            self._spare.drop()
+        if not kept:
+            (self._home / _LOCK).unlink()
+            self._home.rmdir()
+        os.close(self._lock)
+
+
+def _locked(home: Path) -> int:
+    """Hold a lock on a folder for as long as the process lives.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    file = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+class Orphan:
+    """The folder of a dead process; the lock on it is ours while we recover it."""
+
+    def __init__(self, home: Path, lock: int) -> None:
+        self._home = home
+        self._lock = lock
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything the process left, oldest first."""
+        for path in sorted(self._home.glob("*.journal")):
+            yield from read_segment(path)
+
+    def drop(self) -> None:
+        """Delete it: the store has everything."""
+        for path in self._home.glob("*.journal"):
+            path.unlink()
+        (self._home / _LOCK).unlink()
+        self._home.rmdir()
+        os.close(self._lock)
+
+    def leave(self) -> None:
+        """Keep it for later."""
+        os.close(self._lock)
+
+
+def orphans(folder: Path) -> Iterator[Orphan]:
+    """The folders of processes that are dead."""
+    for home in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            yield Orphan(home, _locked(home))
+        except (BlockingIOError, FileNotFoundError, NotADirectoryError):
+            continue

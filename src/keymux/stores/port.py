@@ -1,0 +1,161 @@
+"""What a store can do; every implementation passes `tests/contract/test_stores.py`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from keymux.core.health import Event
+from keymux.core.records import (
+    AuditRow,
+    BackupKeyRecord,
+    ClientKeyRecord,
+    ExchangeRow,
+    KeyRecord,
+    ProviderState,
+    Transition,
+    UsageLine,
+)
+
+
+class StoreUnavailable(Exception):  # noqa: N818 -- names the state, as the faults do
+    """The store cannot be reached or written now; trying again later may help."""
+
+
+class StoreUnusable(Exception):  # noqa: N818 -- as above
+    """The store can never work like this: wrong file, wrong rights, a newer schema."""
+
+
+class NoSuchRecord(Exception):  # noqa: N818 -- as above
+    """There is no record by that id."""
+
+
+class Batch(Struct, frozen=True):
+    """Settled exchanges and transitions to be written together."""
+
+    rows: tuple[ExchangeRow, ...] = ()
+    transitions: tuple[Transition, ...] = ()
+
+
+class UsageQuery(Struct, frozen=True):
+    """Which exchanges to add up, and by what.
+
+    Attributes:
+        by: any of day, model, provider, key, caller, in order.
+        since: milliseconds since 1970, included.
+        until: milliseconds since 1970, excluded; None for no end.
+    """
+
+    by: tuple[str, ...]
+    since: int = 0
+    until: int | None = None
+
+
+class Keys(Protocol):
+    """Upstream keys of one provider."""
+
+    async def load(self, provider: str) -> list[KeyRecord]:
+        """All of them, oldest first."""
+
+    async def find(self, provider: str, key_id: str) -> KeyRecord | None:
+        """One of them."""
+
+    async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
+        """Insert those whose secret is not known yet; gives the ids that were inserted."""
+
+    async def change(
+        self, provider: str, key_id: str, event: Event, *, actor: str, reason: str
+    ) -> KeyRecord:
+        """An operator's DISABLE, ENABLE, RESET or RESTORE; raises NoSuchRecord."""
+
+    async def remove(self, provider: str, key_id: str, actor: str) -> None:
+        """Delete one; raises NoSuchRecord."""
+
+
+class BackupKeys(Protocol):
+    """Spare keys of one provider."""
+
+    async def load(self, provider: str) -> list[BackupKeyRecord]:
+        """All of them, oldest first."""
+
+    async def add(
+        self, provider: str, records: Sequence[BackupKeyRecord], actor: str
+    ) -> list[str]:
+        """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
+
+    async def promote(self, provider: str, dead_key: str, *, at: int, actor: str) -> str | None:
+        """Let the oldest unused one take over for a dead key, once; gives the new key's id."""
+
+    async def restore(self, provider: str, backup_id: str, actor: str) -> None:
+        """Make a used one a spare again and take its key out of the pool; raises NoSuchRecord."""
+
+    async def remove(self, provider: str, backup_id: str, actor: str) -> None:
+        """Delete one; raises NoSuchRecord."""
+
+
+class ClientKeys(Protocol):
+    """Client keys, known by their hash."""
+
+    async def load(self) -> list[ClientKeyRecord]:
+        """All of them, oldest first, revoked ones too."""
+
+    async def add(self, record: ClientKeyRecord, actor: str) -> bool:
+        """Insert one; False if its hash is known already."""
+
+    async def revoke(self, key_id: str, *, at: int, actor: str) -> None:
+        """Never accept it again; raises NoSuchRecord."""
+
+
+class Ledger(Protocol):
+    """Settled exchanges, and the counters that follow from them."""
+
+    async def write(self, batch: Batch) -> None:
+        """Write a batch in one transaction; what is there already is left alone."""
+
+    async def find(self, exchange_id: str) -> ExchangeRow | None:
+        """One exchange."""
+
+    async def latest(self, limit: int) -> list[ExchangeRow]:
+        """The last ones, newest first."""
+
+    async def usage(self, query: UsageQuery) -> list[UsageLine]:
+        """Usage added up."""
+
+
+class Audit(Protocol):
+    """Who changed what, in order."""
+
+    async def last(self) -> int:
+        """The highest sequence number, 0 for none."""
+
+    async def since(self, seq: int, limit: int) -> list[AuditRow]:
+        """What came after a sequence number, oldest first."""
+
+    async def latest(self, limit: int) -> list[AuditRow]:
+        """The last ones, newest first."""
+
+
+class Store(Protocol):
+    """A store, open."""
+
+    keys: Keys
+    backups: BackupKeys
+    clients: ClientKeys
+    ledger: Ledger
+    audit: Audit
+
+    async def prepare(self, providers: Sequence[str]) -> list[str]:
+        """Create what is missing, bring the schema up to date; says what was done.
+
+        Raises:
+            StoreUnusable: it is no database of ours, or a newer one.
+        """
+
+    async def provider_state(self, provider: str) -> ProviderState:
+        """Health of a provider as a whole."""
+
+    async def reset_provider(self, provider: str, actor: str) -> None:
+        """An operator's word that a provider may be asked again."""
+
+    async def close(self) -> None:
+        """Give everything back."""

@@ -1,0 +1,265 @@
+"""Upstream keys: a table for each provider."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from keymux.core.health import AFTER, Event, Status
+from keymux.core.records import KeyRecord, KeyState, Shade, Transition
+from keymux.core.secrets import hash_of
+from keymux.ids import record_id
+from keymux.stores.port import NoSuchRecord
+from keymux.stores.sqlite import audit
+from keymux.stores.sqlite.database import Database, transaction
+
+_read_shades = msgspec.json.Decoder(dict[str, Shade]).decode
+_DERIVED = frozenset({Status.RATE_LIMITED, Status.ERROR})
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class SqliteKeys:
+    """See `keymux.stores.port.Keys`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, provider: str) -> list[KeyRecord]:
+        """All of them, oldest first."""
+        statement = f"SELECT * FROM {provider}_keys ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        return await self._database.run(
+            lambda connection: [_record(row) for row in connection.execute(statement)]
+        )
+
+    async def find(self, provider: str, key_id: str) -> KeyRecord | None:
+        """One of them."""
+        return await self._database.run(lambda connection: find(connection, provider, key_id))
+
+    async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
+        """Insert those whose secret is not known yet; gives the ids that were inserted."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            with transaction(connection):
+                return [
+                    record.id for record in records if insert(connection, provider, record, actor)
+                ]
+
+        return await self._database.run(work)
+
+    async def change(
+        self, provider: str, key_id: str, event: Event, *, actor: str, reason: str
+    ) -> KeyRecord:
+        """An operator's DISABLE, ENABLE, RESET or RESTORE.
+
+        Raises:
+            NoSuchRecord: there is no such key.
+        """
+
+        def work(connection: sqlite3.Connection) -> KeyRecord:
+            with transaction(connection):
+                return _change(connection, provider, key_id, event, (actor, reason))
+
+        return await self._database.run(work)
+
+    async def remove(self, provider: str, key_id: str, actor: str) -> None:
+        """Delete one.
+
+        Raises:
+            NoSuchRecord: there is no such key.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                if not delete(connection, provider, key_id, actor):
+                    raise NoSuchRecord(key_id)
+
+        await self._database.run(work)
+
+
+def find(connection: sqlite3.Connection, provider: str, key_id: str) -> KeyRecord | None:
+    """One key, or None."""
+    statement = f"SELECT * FROM {provider}_keys WHERE _id = ?"  # noqa: S608 -- checked name
+    row = connection.execute(statement, (key_id,)).fetchone()
+    return None if row is None else _record(row)
+
+
+def insert(
+    connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str
+) -> bool:
+    """Add a key unless its secret is there; within the caller's transaction."""
+    statement = (
+        f"INSERT INTO {provider}_keys (_id, apiKey, keyHash, label, quotaGroup, createdAt, updatedAt) "  # noqa: S608 -- checked name
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    )
+    created = record.created_at or now_ms()
+    values = (
+        record.id, record.secret, hash_of(record.secret), record.label, record.group, created, created,
+    )
+    if connection.execute(statement, values).rowcount != 1:
+        return False
+    _audit(connection, actor, "key.add", provider, record.id)
+    return True
+
+
+def delete(connection: sqlite3.Connection, provider: str, key_id: str, actor: str) -> bool:
+    """Remove a key within the caller's transaction; False if it was not there."""
+    statement = f"DELETE FROM {provider}_keys WHERE _id = ?"  # noqa: S608 -- checked name
+    if connection.execute(statement, (key_id,)).rowcount != 1:
+        return False
+    _audit(connection, actor, "key.remove", provider, key_id)
+    return True
+
+
+def _audit(
+    connection: sqlite3.Connection, actor: str, action: str, provider: str, subject: str
+) -> None:
+    entry = audit.Entry(
+        id=record_id("aud"), at=now_ms(), actor=actor, action=action, provider=provider,
+        subject=subject,
+    )
+    audit.write(connection, entry)
+
+
+def _change(
+    connection: sqlite3.Connection, provider: str, key_id: str, event: Event, why: tuple[str, str]
+) -> KeyRecord:
+    actor, reason = why
+    record = find(connection, provider, key_id)
+    if record is None:
+        raise NoSuchRecord(key_id)
+    before = record.state
+    after = KeyState(
+        status=AFTER[event][before.status],
+        cooldown_until=before.cooldown_until if event in {Event.DISABLE, Event.ENABLE} else None,
+        reason=reason,
+        generation=before.generation + 1,
+        shades=before.shades if event in {Event.DISABLE, Event.ENABLE} else {},
+    )
+    changed = msgspec.structs.replace(
+        record,
+        state=after,
+        replaced_by="" if event is Event.RESTORE else record.replaced_by,
+        updated_at=now_ms(),
+    )
+    _store_state(connection, provider, changed)
+    entry = audit.Entry(
+        id=record_id("aud"), at=now_ms(), actor=actor, action=f"key.{event}", provider=provider,
+        subject=key_id, before=_status(before), after=_status(after), reason=reason,
+    )
+    audit.write(connection, entry)
+    return changed
+
+
+def apply(connection: sqlite3.Connection, transition: Transition) -> None:
+    """Write a transition of the server's within the caller's transaction.
+
+    What an operator decided, or a later transition, is not overwritten; the audit gets it anyway.
+    """
+    state = transition.key_state
+    entry = audit.Entry(
+        id=transition.id, at=transition.at, actor=transition.actor, action="key.transition",
+        provider=transition.provider, subject=transition.key, before=transition.before,
+        after=transition.after, reason=_with_model(transition),
+    )
+    if not audit.write(connection, entry) or state is None:
+        return
+    record = find(connection, transition.provider, transition.key)
+    if record is None or record.state.generation > state.generation:
+        return
+    if record.state.status in {Status.DISABLED, Status.QUARANTINED}:
+        return
+    failed = state.status is not Status.HEALTHY or state.shades
+    changed = msgspec.structs.replace(
+        record,
+        state=state,
+        last_error=transition.reason if failed else record.last_error,
+        updated_at=transition.at,
+    )
+    _store_state(connection, transition.provider, changed)
+
+
+def _with_model(transition: Transition) -> str:
+    return f"{transition.reason} ({transition.model})" if transition.model else transition.reason
+
+
+def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecord) -> None:
+    state = record.state
+    statement = (
+        f"UPDATE {provider}_keys SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
+        "modelCooldowns = ?, step = ?, generation = ?, consecutiveFailures = ?, suspectedAt = ?, "
+        "lastError = ?, replacedBy = ?, updatedAt = ? WHERE _id = ?"
+    )
+    connection.execute(
+        statement,
+        (
+            _status(state),
+            state.reason or _shade_reason(state),
+            _until(state),
+            msgspec.json.encode(state.shades).decode(),
+            state.step,
+            state.generation,
+            state.failures,
+            state.suspected_at,
+            record.last_error,
+            record.replaced_by,
+            record.updated_at,
+            record.id,
+        ),
+    )
+
+
+def _worst(state: KeyState) -> Shade | None:
+    """The cooldown of a single model that lasts longest, if the key itself is well."""
+    if state.status is not Status.HEALTHY or not state.shades:
+        return None
+    return max(state.shades.values(), key=lambda shade: shade.until or 0)
+
+
+def _status(state: KeyState) -> str:
+    """The status that operators see: a key that cools for a model is not healthy to them."""
+    worst = _worst(state)
+    return (worst.status if worst else state.status).value
+
+
+def _until(state: KeyState) -> int | None:
+    worst = _worst(state)
+    return worst.until if worst else state.cooldown_until
+
+
+def _shade_reason(state: KeyState) -> str:
+    worst = _worst(state)
+    return worst.reason if worst else ""
+
+
+def _record(row: sqlite3.Row) -> KeyRecord:
+    shades = _read_shades(row["modelCooldowns"])
+    status = Status(row["status"])
+    derived = bool(shades) and status in _DERIVED
+    return KeyRecord(
+        id=row["_id"],
+        secret=row["apiKey"],
+        label=row["label"],
+        group=row["quotaGroup"],
+        last_error=row["lastError"],
+        tokens_used=row["tokensUsed"],
+        requests_count=row["requestsCount"],
+        replaced_by=row["replacedBy"],
+        created_at=row["createdAt"],
+        last_used_at=row["lastUsedAt"],
+        updated_at=row["updatedAt"],
+        state=KeyState(
+            status=Status.HEALTHY if derived else status,
+            cooldown_until=None if derived else row["cooldownUntil"],
+            reason=row["statusReason"],
+            step=row["step"],
+            generation=row["generation"],
+            failures=row["consecutiveFailures"],
+            suspected_at=row["suspectedAt"],
+            shades=shades,
+        ),
+    )

@@ -1,0 +1,83 @@
+"""The embedded store as the port wants it."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from keymux.core.health import Status
+from keymux.core.records import ProviderState
+from keymux.ids import record_id
+from keymux.stores.sqlite import audit
+from keymux.stores.sqlite.audit import SqliteAudit
+from keymux.stores.sqlite.backups import SqliteBackupKeys
+from keymux.stores.sqlite.clients import SqliteClientKeys
+from keymux.stores.sqlite.database import Database, prepare, transaction
+from keymux.stores.sqlite.keys import SqliteKeys, now_ms
+from keymux.stores.sqlite.ledger import SqliteLedger
+
+
+class SqliteStore:
+    """See `keymux.stores.port.Store`.
+
+    Args:
+        path: of the database file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path)
+        self.keys = SqliteKeys(self._database)
+        self.backups = SqliteBackupKeys(self._database)
+        self.clients = SqliteClientKeys(self._database)
+        self.ledger = SqliteLedger(self._database)
+        self.audit = SqliteAudit(self._database)
+
+    async def prepare(self, providers: Sequence[str]) -> list[str]:
+        """Create what is missing, bring the schema up to date; says what was done.
+
+        Raises:
+            StoreUnusable: it is no database of ours, or a newer one.
+            StoreUnavailable: the file cannot be opened or written.
+        """
+        return await self._database.run(lambda connection: prepare(connection, providers))
+
+    async def provider_state(self, provider: str) -> ProviderState:
+        """Health of a provider as a whole."""
+
+        def work(connection: sqlite3.Connection) -> ProviderState:
+            row = connection.execute(
+                "SELECT * FROM provider_states WHERE provider = ?", (provider,)
+            ).fetchone()
+            if row is None:
+                return ProviderState()
+            return ProviderState(
+                status=Status(row["status"]),
+                cooldown_until=row["cooldownUntil"],
+                reason=row["statusReason"],
+                step=row["step"],
+                generation=row["generation"],
+            )
+
+        return await self._database.run(work)
+
+    async def reset_provider(self, provider: str, actor: str) -> None:
+        """An operator's word that a provider may be asked again."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.execute(
+                    "UPDATE provider_states SET status = 'healthy', cooldownUntil = NULL, "
+                    "statusReason = '', step = 0, generation = generation + 1, updatedAt = ? "
+                    "WHERE provider = ?",
+                    (now_ms(), provider),
+                )
+                entry = audit.Entry(
+                    id=record_id("aud"), at=now_ms(), actor=actor, action="provider.reset",
+                    provider=provider, subject=provider,
+                )
+                audit.write(connection, entry)
+
+        await self._database.run(work)
+
+    async def close(self) -> None:
+        """Give everything back."""
+        await self._database.close()

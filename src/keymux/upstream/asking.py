@@ -1,0 +1,311 @@
+"""One attempt: build the signed request, send it, read the answer as it arrives."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.request import StreamRequest
+from pyreqwest.response import Response, ResponseBodyReader
+
+from keymux import __version__
+from keymux.core.faults import Answer, Redirected, Unintelligible, UpstreamFault
+from keymux.core.vocabulary import Operation, WireFormat
+from keymux.providers.base import Provider, read_fault
+from keymux.upstream.request import UpstreamRequest
+from keymux.upstream.transport import Transport, Way, fault_before_answer, fault_in_body
+from keymux.wire.upstream_error import read_complaint
+from keymux.wire.waiting import told_wait
+
+USER_AGENT = f"keymux/{__version__}"
+
+_ERROR_BODY_BYTES = 1024 * 1024
+_BOMB_RATIO = 100
+_PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
+"""Response headers that clients act on. Everything else stays here: cookies, the provider's
+account, and the rate limits of a pool that are not the client's own.
+"""
+
+
+class Redact(Protocol):
+    """Takes secrets out of what an upstream says."""
+
+    def __call__(self, body: bytes, secret: str) -> bytes:
+        """The body without the key and anything that looks like one."""
+
+
+class Service(Struct, frozen=True):
+    """A configured provider, ready to be asked.
+
+    Attributes:
+        provider: its dialect.
+        url: where it is, without a slash at the end.
+        ca_file: further certificates to trust.
+        http2: whether HTTP/2 may be spoken.
+    """
+
+    provider: Provider
+    url: str
+    ca_file: str | None = None
+    http2: bool = True
+
+
+class Upstreams:
+    """The way to all configured providers.
+
+    Args:
+        services: gives the configured providers by name.
+        transport: the HTTP clients.
+        redact: takes secrets out of error bodies.
+        wall: seconds since 1970.
+        answer_bytes: gives the most a plain answer may have.
+    """
+
+    def __init__(
+        self,
+        services: Callable[[], Mapping[str, Service]],
+        transport: Transport,
+        redact: Redact,
+        wall: Callable[[], float],
+        answer_bytes: Callable[[], int],
+    ) -> None:
+        self._services = services
+        self._transport = transport
+        self.redact = redact
+        self.wall = wall
+        self.answer_bytes = answer_bytes
+
+    def speaks(self, provider: str, wire_format: WireFormat, operation: Operation) -> bool:
+        """Whether a provider serves an operation in a format."""
+        service = self._services().get(provider)
+        return service is not None and (wire_format, operation) in service.provider.paths
+
+    def ask(self, request: UpstreamRequest) -> "Ask":
+        """One attempt; nothing is sent yet."""
+        service = self._services()[request.provider]
+        way = Way(request.egress, service.ca_file, service.http2)
+        url = service.url + service.provider.paths[request.format, request.operation]
+        if request.query:
+            url = f"{url}?{request.query}"
+        building = (
+            self._transport.client(way)
+            .post(url)
+            .headers(_signed(request, service.provider))
+            .body_bytes(request.body)
+        )
+        if request.stream:
+            building = building.streamed_read_buffer_limit(0)
+        return Ask(self, service.provider, request, building.build_streamed())
+
+
+def _signed(request: UpstreamRequest, provider: Provider) -> list[tuple[str, str]]:
+    headers = [*request.headers, *provider.sign(request.secret, request.format)]
+    headers.append(("accept-encoding", "identity"))
+    names = {name for name, _ in headers}
+    if "user-agent" not in names:
+        headers.append(("user-agent", USER_AGENT))
+    if "content-type" not in names:
+        headers.append(("content-type", "application/json"))
+    return headers
+
+
+class Ask:
+    """One attempt at an upstream, to be closed whatever came of it."""
+
+    __slots__ = ("_provider", "_request", "_sending", "_sent", "_upstreams")
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        provider: Provider,
+        request: UpstreamRequest,
+        sending: StreamRequest,
+    ) -> None:
+        self._upstreams = upstreams
+        self._provider = provider
+        self._request = request
+        self._sending = sending
+        self._sent = False
+
+    async def close(self) -> None:
+        """Give the connection back, or close it if the answer was not read to its end."""
+        if self._sent:
+            await self._sending.__aexit__(None, None, None)
+
+    async def answer(self) -> "UpstreamAnswer":
+        """Send the request and wait for the head of a good answer.
+
+        Raises:
+            UpstreamFault: no answer, or one that is not 2xx.
+        """
+        try:
+            response = await self._sending.__aenter__()
+        except PyreqwestError as error:
+            raise fault_before_answer(error) from None
+        self._sent = True
+        answer = UpstreamAnswer(response, self._provider, self._upstreams.answer_bytes())
+        if 200 <= answer.status < 300:  # noqa: PLR2004 -- the statuses of success
+            return answer
+        raise await self._refusal(answer, response)
+
+    async def _refusal(self, answer: "UpstreamAnswer", response: Response) -> UpstreamFault:
+        if 300 <= answer.status < 400:  # noqa: PLR2004 -- the statuses of redirects
+            return Redirected(reason=str(answer.status))
+        body = await answer.start_of_body(_ERROR_BODY_BYTES)
+        told = told_wait(response.get_header, body, self._upstreams.wall())
+        return self._fault(answer.status, body, told, answer)
+
+    def read_error(self, data: bytes) -> UpstreamFault:
+        """The fault that an error inside a 200 stands for."""
+        return self._fault(200, data, None, None)
+
+    def _fault(
+        self, status: int, body: bytes, told: float | None, head: "UpstreamAnswer | None"
+    ) -> UpstreamFault:
+        complaint = read_complaint(status, body)
+        clean = self._upstreams.redact(body, self._request.secret)
+        answer = Answer(
+            status=complaint.status,
+            content_type=head.content_type if head else "application/json",
+            body=clean,
+            headers=(*head.headers, *head.id_headers()) if head else _JSON,
+        )
+        fault = read_fault(
+            self._provider, complaint, answer, request=self._request.body, told=told
+        )
+        if not complaint.told:
+            fault.answer = None  # a page of HTML is no answer for a program
+        return fault
+
+
+_JSON = ((b"content-type", b"application/json"),)
+
+
+class UpstreamAnswer:
+    """An upstream's answer, still arriving.
+
+    Attributes:
+        status: HTTP status.
+        content_type: lower case, without parameters.
+        headers: those a client may see, without the request id.
+        request_id: the upstream's; empty for none.
+    """
+
+    __slots__ = (
+        "_id_header", "_inflate", "_inflated", "_length", "_limit", "_read", "_reader", "content_type",
+        "headers", "request_id", "status",
+    )
+
+    def __init__(self, response: Response, provider: Provider, limit: int) -> None:
+        self.status = response.status
+        written = response.get_header("content-type") or ""
+        self.content_type = written.partition(";")[0].strip().lower()
+        self.headers = _visible(response, written, passed_on=self.status >= 400)  # noqa: PLR2004
+        self._id_header, self.request_id = _request_id(response, provider)
+        self._reader: ResponseBodyReader = response.body_reader
+        self._inflate = _decoder(response.get_header("content-encoding"))
+        self._inflated = 0
+        self._read = 0
+        self._limit = limit
+        self._length = _length(response.get_header("content-length"))
+
+    def id_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The request id under the name it came with."""
+        if not self.request_id:
+            return ()
+        return ((self._id_header.encode(), self.request_id.encode()),)
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes of the body, None at its end.
+
+        Raises:
+            Truncated: the body broke off.
+        """
+        try:
+            chunk = await self._reader.read_chunk()
+        except PyreqwestError as error:
+            raise fault_in_body(error) from None
+        if chunk is None:
+            return None
+        data = bytes(chunk)
+        return data if self._inflate is None else self._plain(data)
+
+    def _plain(self, data: bytes) -> bytes:
+        """Undo a compression that we did not ask for, as long as it is no bomb."""
+        assert self._inflate is not None  # noqa: S101 -- for the type checker; see chunk()
+        self._read += len(data)
+        allowed = max(self._limit, 0) - self._inflated
+        try:
+            plain = self._inflate.decompress(data, max(1, allowed))
+        except zlib.error:
+            raise Unintelligible(reason="broken compression") from None
+        self._inflated += len(plain)
+        if self._inflated >= self._limit or self._inflated > _BOMB_RATIO * self._read + 65_536:
+            raise Unintelligible(reason="compressed too far")
+        return plain
+
+    async def whole(self) -> bytes:
+        """The rest of the body.
+
+        Raises:
+            Truncated: the body broke off.
+            Unintelligible: it is over the limit.
+        """
+        if self._inflate is None and 0 < self._length <= self._limit:
+            try:
+                return bytes(await self._reader.bytes())
+            except PyreqwestError as error:
+                raise fault_in_body(error) from None
+        body = await self.start_of_body(self._limit + 1)
+        if len(body) > self._limit:
+            raise Unintelligible(reason="answer too large")
+        return body
+
+    async def start_of_body(self, limit: int) -> bytes:
+        """The body up to a length; what follows is not read."""
+        first = await self.chunk()
+        if first is None:
+            return b""
+        parts, size = [first], len(first)
+        while size < limit and (chunk := await self.chunk()) is not None:
+            parts.append(chunk)
+            size += len(chunk)
+        return first if len(parts) == 1 else b"".join(parts)[:limit]
+
+
+def _visible(
+    response: Response, content_type: str, *, passed_on: bool
+) -> tuple[tuple[bytes, bytes], ...]:
+    headers = [(b"content-type", content_type.encode())] if content_type else []
+    if passed_on:
+        for name in _PASSED_ON:
+            value = response.get_header(name)
+            if value is not None:
+                headers.append((name.encode(), value.encode()))
+    return tuple(headers)
+
+
+def _request_id(response: Response, provider: Provider) -> tuple[str, str]:
+    for name in provider.request_id_headers:
+        value = response.get_header(name)
+        if value:
+            return name, value
+    return "", ""
+
+
+def _length(value: str | None) -> int:
+    """The declared length of a body, 0 for none."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else 0
+
+
+class _Decompressor(Protocol):
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _decoder(encoding: str | None) -> "_Decompressor | None":
+    if encoding is None or encoding.lower() in {"", "identity"}:
+        return None
+    if encoding.lower() in {"gzip", "x-gzip", "deflate"}:
+        return zlib.decompressobj(wbits=47)
+    raise Unintelligible(reason=f"content-encoding {encoding[:20]}")

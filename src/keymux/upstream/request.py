@@ -1,0 +1,34 @@
+"""What is to be sent upstream."""
+
+from msgspec import Struct
+
+from keymux.core.vocabulary import Operation, WireFormat
+
+
+class UpstreamRequest(Struct, frozen=True):
+    """One attempt, ready to be signed.
+
+    Attributes:
+        provider: name of the configured provider.
+        secret: the upstream key.
+        egress: the way out.
+        format: of the body.
+        operation: which of the provider's paths.
+        stream: whether a stream is wanted.
+        headers: the client's, as far as they may be forwarded.
+        query: raw query string, forwarded as it is.
+        body: the bytes.
+    """
+
+    provider: str
+    secret: str
+    egress: str
+    format: WireFormat
+    operation: Operation
+    stream: bool
+    headers: tuple[tuple[str, str], ...]
+    query: str
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<UpstreamRequest {self.provider} {self.operation}>"

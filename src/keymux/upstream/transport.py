@@ -1,0 +1,130 @@
+"""One HTTP client per way out, and the only place where its errors become faults.
+
+Traps of pyreqwest 0.15, each found by experiment (2026-11):
+
+* a request that is cancelled while it waits for one of the client's own slots is still sent later;
+  so no limit is ever set there, and concurrency is bounded before the request exists;
+* a stream is held back until a read buffer is full, unless the buffer is 0;
+* ``ConnectError`` is raised for every reset before the status line, also after the whole request
+  was sent. Whether anything was sent stands only in the chain of causes.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from msgspec import Struct
+from pyreqwest import exceptions as library
+from pyreqwest.client import Client, ClientBuilder
+
+from keymux.core import faults
+from keymux.core.faults import UpstreamFault
+
+_POOL_IDLE_S = 55
+_MAX_HEADERS = 64 * 1024
+
+
+class Way(Struct, frozen=True):
+    """What makes connections incompatible: they are never shared between two ways.
+
+    Attributes:
+        egress: name of the way out of this host.
+        ca_file: further certificates to trust.
+        http2: whether HTTP/2 may be spoken.
+    """
+
+    egress: str = "direct"
+    ca_file: str | None = None
+    http2: bool = True
+
+
+class Transport:
+    """HTTP clients, made when first needed and closed together.
+
+    Args:
+        connect_s: seconds for name lookup, TCP and TLS.
+    """
+
+    def __init__(self, connect_s: float) -> None:
+        self._connect_s = connect_s
+        self._clients: dict[Way, Client] = {}
+
+    def client(self, way: Way) -> Client:
+        """The client for one way."""
+        client = self._clients.get(way)
+        if client is None:
+            client = self._clients[way] = self._build(way)
+        return client
+
+    def _build(self, way: Way) -> Client:
+        builder = (
+            ClientBuilder()
+            .no_proxy()
+            .follow_redirects(enable=False)
+            .referer(enable=False)
+            .gzip(enable=False)
+            .brotli(enable=False)
+            .zstd(enable=False)
+            .deflate(enable=False)
+            .http1_lower_case_headers()
+            .http2(enable=way.http2)
+            .http2_initial_stream_window_size(2**20)
+            .http2_initial_connection_window_size(2**22)
+            .http2_max_header_list_size(_MAX_HEADERS)
+            .connect_timeout(timedelta(seconds=self._connect_s))
+            .pool_idle_timeout(timedelta(seconds=_POOL_IDLE_S))
+            .tcp_keepalive(timedelta(seconds=30))
+            .tcp_user_timeout(timedelta(seconds=60))
+        )
+        if way.ca_file is not None:
+            builder = builder.add_root_certificate_pem(Path(way.ca_file).read_bytes())
+        return builder.build()
+
+    async def close(self) -> None:
+        """Close all clients and their connections."""
+        clients, self._clients = list(self._clients.values()), {}
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+_NEVER_SENT = "client error (Connect)"
+_SIGNS: tuple[tuple[str, type[UpstreamFault]], ...] = (
+    ("invalid peer certificate", faults.CertificateRejected),
+    ("tunnel error", faults.EgressFailed),
+    ("socks", faults.EgressFailed),
+    ("refused stream before processing", faults.RequestCut),
+    ("operation was canceled", faults.StaleConnection),
+    (_NEVER_SENT, faults.Unreachable),
+)
+
+
+def fault_before_answer(error: library.PyreqwestError) -> UpstreamFault:
+    """The fault for an error before a status line arrived."""
+    causes = tuple(_causes(error))
+    story = " / ".join(causes)
+    lowered = story.lower()
+    reason = _reason(error, causes)
+    for words, fault in _SIGNS:
+        if words.lower() in lowered:
+            return fault(reason=reason)
+    if isinstance(error, library.ConnectTimeoutError):
+        return faults.Unreachable(reason=reason)
+    if isinstance(error, library.DecodeError):
+        return faults.Unintelligible(reason=reason)
+    return faults.NoReply(reason=reason)
+
+
+def fault_in_body(error: library.PyreqwestError) -> UpstreamFault:
+    """The fault for an error while the body of an answer arrived."""
+    return faults.Truncated(reason=_reason(error, tuple(_causes(error))))
+
+
+def _causes(error: library.PyreqwestError) -> Iterator[str]:
+    details = getattr(error, "details", None) or {}
+    for cause in details.get("causes") or ():
+        yield cause["message"]
+
+
+def _reason(error: library.PyreqwestError, causes: tuple[str, ...]) -> str:
+    """The innermost cause: the only one that names no URL."""
+    return (causes[-1] if causes else error.message)[:200]

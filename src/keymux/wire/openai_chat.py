@@ -1,0 +1,288 @@
+"""OpenAI Chat Completions: ``POST /v1/chat/completions``.
+
+Usage counts inclusively: ``prompt_tokens`` holds what was read from and written to the cache,
+``completion_tokens`` holds the reasoning. A stream carries usage only when asked with
+``stream_options.include_usage``, in a last chunk whose ``choices`` are empty; some servers put it
+in every chunk or beside the finish reason, so the last one that is not null counts.
+"""
+
+import re
+from types import MappingProxyType
+
+import msgspec
+from msgspec import Raw, Struct
+
+from keymux.core.faults import Fault
+from keymux.core.vocabulary import Kind, Quality, Usage, WireFormat
+from keymux.wire import splice, sse
+from keymux.wire.estimate import tokens_of
+from keymux.wire.formats import Format, Head, Opening, Significance, bad_request, whole_number
+
+_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\] *(?=[\r\n]|\Z)")
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_ERROR = re.compile(rb'"error"\s*:\s*[^\s\dn]')
+
+_TYPES = MappingProxyType(
+    {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        402: "insufficient_quota",
+        403: "permission_error",
+        404: "invalid_request_error",
+        408: "timeout",
+        429: "rate_limit_error",
+    }
+)
+
+
+class _StreamOptions(Struct):
+    include_usage: object = None
+
+
+_NOTHING = Raw(b"null")
+
+
+class _Head(Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: Raw = _NOTHING
+    store: Raw = _NOTHING
+    max_tokens: Raw = _NOTHING
+    max_completion_tokens: Raw = _NOTHING
+
+
+class _PromptDetails(Struct):
+    cached_tokens: object = 0
+    cache_write_tokens: object = 0
+    cache_creation_tokens: object = 0
+
+
+class _CompletionDetails(Struct):
+    reasoning_tokens: object = 0
+
+
+_NO_PROMPT, _NO_COMPLETION = _PromptDetails(), _CompletionDetails()
+
+
+class _Usage(Struct):
+    prompt_tokens: object = 0
+    completion_tokens: object = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    cache_read_input_tokens: object = 0
+    cache_creation_input_tokens: object = 0
+
+
+class _Answer(Struct):
+    usage: _Usage | None = None
+
+
+class _Delta(Struct):
+    content: object = None
+    refusal: object = None
+    reasoning: object = None
+    reasoning_content: object = None
+    tool_calls: object = None
+    function_call: object = None
+
+
+class _Choice(Struct):
+    delta: _Delta | None = None
+    finish_reason: object = None
+
+
+class _Chunk(Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Raw = _NOTHING
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
+_read_options = msgspec.json.Decoder(_StreamOptions | None).decode
+_read_answer = msgspec.json.Decoder(_Answer).decode
+_read_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+def read_head(body: bytes) -> Head:
+    """The fields that decide what happens to a request.
+
+    Raises:
+        BadRequest: not JSON, or a field we need has the wrong type.
+    """
+    try:
+        head = _read_head(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request(error) from None
+    stream = bool(head.stream)
+    limit = _lenient(head.max_completion_tokens) or _lenient(head.max_tokens)
+    return Head(
+        model=head.model,
+        stream=stream,
+        max_tokens=whole_number(limit),
+        wants_usage=not stream or _asks_for_usage(head.stream_options),
+        kind=Kind.STATEFUL if _lenient(head.store) is True else Kind.GENERATION,
+    )
+
+
+def _lenient(value: Raw) -> object:
+    """A value whose type is the upstream's business."""
+    if value is _NOTHING:
+        return None
+    found: object = msgspec.json.decode(value)
+    return found
+
+
+def _asks_for_usage(options: Raw) -> bool:
+    try:
+        given = _read_options(options)
+    except msgspec.ValidationError:
+        return False
+    return given is not None and given.include_usage is True
+
+
+def asking_for_usage(body: bytes) -> bytes:
+    """The same request, asking for usage in its stream."""
+    for field in reversed(splice.fields(body)):
+        if field.name == "stream_options":
+            given = body[field.start : field.end]
+            wanted = (
+                splice.with_field(given, "include_usage", b"true")
+                if given.startswith(b"{")
+                else b'{"include_usage":true}'
+            )
+            return splice.with_field(body, "stream_options", wanted)
+    return splice.with_field(body, "stream_options", b'{"include_usage":true}')
+
+
+def _usage(found: _Usage) -> Usage:
+    prompt = found.prompt_tokens_details or _NO_PROMPT
+    completion = found.completion_tokens_details or _NO_COMPLETION
+    read = whole_number(prompt.cached_tokens) or whole_number(found.cache_read_input_tokens)
+    written = (
+        whole_number(prompt.cache_write_tokens)
+        or whole_number(prompt.cache_creation_tokens)
+        or whole_number(found.cache_creation_input_tokens)
+    )
+    return Usage(
+        input=max(0, whole_number(found.prompt_tokens) - read - written),
+        output=whole_number(found.completion_tokens),
+        cache_read=read,
+        cache_write_5m=written,
+        reasoning=whole_number(completion.reasoning_tokens),
+    )
+
+
+def read_usage(body: bytes) -> Usage | None:
+    """The usage of a complete answer.
+
+    Raises:
+        ValueError: the bytes are not a whole JSON object.
+    """
+    try:
+        found = _read_answer(body).usage
+    except msgspec.ValidationError:
+        return None
+    return None if found is None else _usage(found)
+
+
+def _chunk(data: bytes) -> _Chunk:
+    try:
+        return _read_chunk(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Chunk()
+
+
+def is_extra_usage(event: sse.Event) -> bool:
+    """True for the chunk that only ``include_usage`` brings: usage and no choices."""
+    if not _USAGE.search(event.data):
+        return False
+    chunk = _chunk(event.data)
+    return chunk.usage is not None and not chunk.choices
+
+
+def opening(event: sse.Event) -> Opening:
+    """What an early chunk is worth: a role alone, or no text yet, can still be taken back."""
+    if event.data.strip() == b"[DONE]":
+        return Opening(Significance.PAYLOAD)
+    if not event.data:
+        return Opening(Significance.PREAMBLE)
+    chunk = _chunk(event.data)
+    if _lenient(chunk.error):
+        return Opening(Significance.ERROR)
+    text = 0
+    for choice in chunk.choices or ():
+        delta = choice.delta or _Delta()
+        said = (delta.content, delta.reasoning_content, delta.reasoning, delta.refusal)
+        text += sum(len(words.encode()) for words in said if isinstance(words, str))
+        if text or delta.tool_calls or delta.function_call or choice.finish_reason:
+            return Opening(Significance.PAYLOAD, text)
+    return Opening(Significance.PAYLOAD if chunk.usage else Significance.PREAMBLE)
+
+
+class OpenAiMeter:
+    """Usage and end of one Chat Completions stream."""
+
+    __slots__ = ("end", "failure", "finished", "told", "usage")
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.told = False
+        self.finished = False
+        self.failure = b""
+        self.end = 0
+
+    def note(self, block: bytes) -> None:
+        """Take in a block of whole events; nothing is parsed unless a marker is in it."""
+        if b"[DONE]" in block and (done := _DONE.search(block)):
+            self.finished = True
+            self.end = sse.end_of_event(block, done.end())
+        if _USAGE.search(block) or _ERROR.search(block):
+            for event in sse.split(block):
+                self._read(sse.parse(event).data)
+
+    def _read(self, data: bytes) -> None:
+        chunk = _chunk(data) if data else _Chunk()
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage)
+            self.told = True
+        if _lenient(chunk.error):
+            self.failure = data
+
+    def settle(self, text_bytes: int, prompt_tokens: int) -> tuple[Usage, Quality]:
+        """The upstream's figures, or an estimate from what came by."""
+        if self.told:
+            return self.usage, Quality.FINAL if self.finished else Quality.PARTIAL
+        guess = Usage(input=prompt_tokens, output=tokens_of(text_bytes))
+        return guess, Quality.ESTIMATED if self.finished else Quality.PARTIAL
+
+
+def _error(fault: Fault) -> dict[str, object]:
+    kind = _TYPES.get(fault.status)
+    if kind is None:
+        kind = "invalid_request_error" if fault.status < 500 else "server_error"  # noqa: PLR2004
+    return {"message": fault.message, "type": kind, "param": None, "code": fault.code}
+
+
+def error_body(fault: Fault, request_id: str) -> bytes:  # noqa: ARG001 -- its id travels in a header
+    """The JSON of a refusal."""
+    return msgspec.json.encode({"error": _error(fault)})
+
+
+def error_event(fault: Fault, request_id: str) -> bytes:  # noqa: ARG001 -- as above
+    """The chunk that ends a stream that failed: an error and no ``[DONE]``."""
+    return b"data: %s\n\n" % msgspec.json.encode({"error": _error(fault)})
+
+
+FORMAT = Format(
+    name=WireFormat.OPENAI,
+    request_id_header=b"x-request-id",
+    read_head=read_head,
+    read_usage=read_usage,
+    asking_for_usage=asking_for_usage,
+    is_extra_usage=is_extra_usage,
+    opening=opening,
+    meter=OpenAiMeter,
+    error_body=error_body,
+    error_event=error_event,
+    statuses=MappingProxyType({}),
+)
