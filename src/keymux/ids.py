@@ -9,6 +9,15 @@ _ALPHABET = string.ascii_letters + string.digits
 _CLIENT_KEY_LENGTH = 40
 
 
+LAST_MOMENT = 16**12 - 1
+"""The last millisecond that an id can name."""
+
+
+def first_id_at(milliseconds: int) -> str:
+    """The lowest request id of a moment: ids sort by time, so ranges of time are ranges of ids."""
+    return f"req_{milliseconds:012x}"
+
+
 class ExchangeIds:
     """Makes request ids: milliseconds since 1970, then 64 random bits, all hexadecimal.
 

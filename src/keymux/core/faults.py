@@ -137,7 +137,7 @@ class BodyLate(ClientFault):
 
     code = "request_timeout"
     status = 408
-    says = "The request body stopped arriving: {got} bytes came. Send it again in one go."
+    says = "Nothing of the request body came for {seconds} s. Send it again in one go."
 
 
 class LengthRequired(ClientFault):
@@ -552,6 +552,24 @@ class StreamBroken(UpstreamFault):
     status = 502
     blame = Blame.PROVIDER
     says = "The provider's stream broke off: {how}."
+
+
+class StreamStalled(UpstreamFault):
+    """A stream fell silent after part of it went to the client."""
+
+    code = "stream_stalled"
+    status = 504
+    blame = Blame.PROVIDER
+    says = "The provider's stream broke off: nothing came for {seconds} s."
+
+
+class DrainLate(UpstreamFault):
+    """A stream stayed open after its end marker; the client has everything."""
+
+    code = "stream_not_closed"
+    status = 502
+    blame = Blame.NOBODY
+    says = "The provider kept its stream open after the end."
 
 
 def leaves(root: type[Fault] = Fault) -> tuple[type[Fault], ...]:

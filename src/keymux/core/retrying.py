@@ -183,6 +183,8 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
             Work.DONE, _STOP, (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR
         ),
         faults.StreamBroken: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
+        faults.StreamStalled: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
+        faults.DrainLate: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.NONE),
     }
 )
 

@@ -26,11 +26,7 @@ class Admission:
         return sum(self._running.values())
 
     def admit(self, exchange: Exchange) -> "Admitted":
-        """A place for the exchange, to be entered."""
-        return Admitted(self, self._running, exchange)
-
-    def check(self, exchange: Exchange) -> None:
-        """Refuse what is too much.
+        """A place for the exchange, for as long as the context lasts; its bill is reserved.
 
         Raises:
             Draining: the process is about to stop.
@@ -48,30 +44,26 @@ class Admission:
             raise TooManyAtOnce(
                 what="token counts", limit=limits.count_tokens, retry_after=_COME_BACK_S
             )
+        exchange.bill.reserve(exchange.request, exchange.route)
+        return Admitted(self._running, operation)
 
 
 class Admitted:
-    """A place among the running exchanges; entering it reserves the bill."""
+    """A place among the running exchanges."""
 
-    __slots__ = ("_admission", "_exchange", "_running")
+    __slots__ = ("_operation", "_running")
 
-    def __init__(
-        self, admission: Admission, running: dict[Operation, int], exchange: Exchange
-    ) -> None:
-        self._admission = admission
+    def __init__(self, running: dict[Operation, int], operation: Operation) -> None:
         self._running = running
-        self._exchange = exchange
+        self._operation = operation
 
-    async def __aenter__(self) -> None:
-        exchange = self._exchange
-        self._admission.check(exchange)
-        exchange.bill.reserve(exchange.request, exchange.route)
-        self._running[exchange.request.operation] += 1
+    def __enter__(self) -> None:
+        self._running[self._operation] += 1
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._running[self._exchange.request.operation] -= 1
+        self._running[self._operation] -= 1

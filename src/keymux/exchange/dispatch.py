@@ -1,31 +1,19 @@
 """Lease, attempt, and move on, until an upstream begins to answer."""
 
+from collections.abc import Sequence
 from random import Random
 from types import TracebackType
 
 import msgspec
 from msgspec import Struct
 
-from keymux.core.faults import (
-    Fault,
-    FirstEventLate,
-    FormatNotServed,
-    NoneReady,
-    UpstreamFault,
-)
-from keymux.core.retrying import (
-    FailedAttempt,
-    Situation,
-    Step,
-    first_steps,
-    next_steps,
-    surfaced,
-)
+from keymux.core.faults import Fault, FirstEventLate, FormatNotServed, NoneReady, UpstreamFault
+from keymux.core.retrying import FailedAttempt, Situation, Step, next_steps, surfaced
 from keymux.core.vocabulary import Kind, Metering, Route, WireFormat
 from keymux.exchange.peek import Reply, open_stream, read_plain
 from keymux.exchange.ports import Ask, ClientRequest, Rules, Upstreams
 from keymux.exchange.settle import AttemptNote, Bill
-from keymux.exchange.watch import Watched, Within
+from keymux.exchange.watch import Watched
 from keymux.pools.budget import Turn
 from keymux.pools.leasing import Leasing
 from keymux.pools.pool import Lease
@@ -34,10 +22,15 @@ from keymux.wire import splice
 
 
 class Exchange(Struct, frozen=True):
-    """One exchange from the moment its route is known."""
+    """One exchange from the moment its route is known.
+
+    Attributes:
+        steps: the targets of the route that speak the client's format, in order.
+    """
 
     request: ClientRequest
     route: Route
+    steps: tuple[Step, ...]
     bill: Bill
     watched: Watched
     rules: Rules
@@ -62,7 +55,7 @@ class Dispatcher:
         return Dispatch(self, exchange)
 
     async def begin(
-        self, exchange: Exchange, steps: tuple[Step, ...], failed: list[FailedAttempt]
+        self, exchange: Exchange, steps: Sequence[Step], failed: list[FailedAttempt]
     ) -> "Attempt":
         """One try under one lease; if it fails, it joins the failed ones.
 
@@ -70,55 +63,39 @@ class Dispatcher:
             NoneReady: no key was ready in time.
             UpstreamFault: the attempt came to nothing.
         """
-        lease = await self._leasing.lease(
-            steps,
-            model=exchange.route.model,
-            left_s=exchange.watched.left_s(),
-            turn=_turn(exchange.request, failed),
+        watched, leasing = exchange.watched, self._leasing
+        turn = _turn(exchange.request, failed)
+        lease = leasing.lease(steps, turn) or await leasing.lease_later(
+            steps, turn, exchange.route.model, watched.left_s()
         )
-        attempt = Attempt(self._leasing, lease, exchange.bill.attempt(lease))
+        attempt = Attempt(leasing, lease, exchange.bill.attempt(lease))
         try:
             await attempt.open(self._upstreams.ask(_errand(exchange, lease)), exchange)
         except BaseException as error:
-            await attempt.end(error)
-            if isinstance(error, UpstreamFault):
-                key = lease.key
-                failed.append(FailedAttempt(lease.target, key.id, key.group.name, error))
-            raise
+            fault = watched.named(error)
+            await attempt.end(fault)
+            if not isinstance(fault, UpstreamFault):
+                raise
+            failed.append(FailedAttempt(lease.target, lease.key.id, lease.key.group.name, fault))
+            if fault is error:
+                raise
+            watched.resume()
+            raise fault from None
         return attempt
 
-    def first_steps(self, exchange: Exchange) -> tuple[Step, ...]:
-        """The targets that speak the client's format; raises FormatNotServed if none does."""
-        request, route = exchange.request, exchange.route
-        steps = tuple(
-            step
-            for step in first_steps(route)
-            if self._speaks(step.target.provider, request)
-        )
-        if not steps:
-            raise FormatNotServed(model=request.model, format=request.format.name, other=_other(request))
-        return steps
-
-    def next_steps(
-        self, exchange: Exchange, failed: list[FailedAttempt]
-    ) -> tuple[Step, ...]:
+    def next_steps(self, exchange: Exchange, failed: list[FailedAttempt]) -> tuple[Step, ...]:
         """Where to go on after a failed attempt, if anywhere."""
-        request, watched = exchange.request, exchange.watched
+        watched = exchange.watched
         situation = Situation(
-            kind=request.kind,
+            kind=exchange.request.kind,
             left_s=watched.left_s(),
-            total_s=watched.deadline - watched.started,
-            cost_micros=exchange.bill.bound_micros,
+            total_s=watched.total_s,
+            cost_micros=exchange.bill.bound_micros or 0,
             luck=self._luck.random(),
         )
-        steps = next_steps(exchange.route, failed, exchange.rules.patience, situation)
-        return tuple(
-            step for step in steps if self._speaks(step.target.provider, request)
-        )
-
-
-    def _speaks(self, provider: str, request: ClientRequest) -> bool:
-        return self._upstreams.speaks(provider, request.format.name, request.operation)
+        speaking = {step.target for step in exchange.steps}
+        further = next_steps(exchange.route, failed, exchange.rules.patience, situation)
+        return tuple(step for step in further if step.target in speaking)
 
 
 class Dispatch:
@@ -145,7 +122,7 @@ class Dispatch:
         """
         dispatcher, exchange = self._dispatcher, self._exchange
         failed: list[FailedAttempt] = []
-        steps = dispatcher.first_steps(exchange)
+        steps = _speaking(exchange)
         while True:
             try:
                 self._attempt = await dispatcher.begin(exchange, steps, failed)
@@ -165,7 +142,7 @@ class Dispatch:
         trace: TracebackType | None,
     ) -> None:
         if self._attempt is not None:
-            await self._attempt.end(error)
+            await self._attempt.end(self._exchange.watched.named(error))
 
 
 class Attempt:
@@ -188,15 +165,21 @@ class Attempt:
     async def open(self, ask: Ask, exchange: Exchange) -> None:
         """Send the request and read until an answer has begun."""
         self._ask = ask
-        with _first_event(exchange):
-            self.reply = await _begun(ask, exchange)
+        exchange.watched.expect(FirstEventLate, _first_event_s(exchange))
+        request = exchange.request
+        answer = await ask.answer()
+        if request.stream:
+            limit = exchange.rules.limits.event_bytes
+            self.reply = await open_stream(answer, request, ask.read_error, event_bytes=limit)
+        else:
+            self.reply = await read_plain(answer, request, ask.read_error)
         self._leasing.opened(self._lease)
-        self._note.opened(self.reply, self.reply.answer.request_id)
+        self._note.opened(self.reply, answer.request_id)
 
     async def end(self, error: BaseException | None) -> None:
         """Close the connection; the bill and the pool learn from the error how it went."""
         try:
-            if self._ask is not None:
+            if self._ask is not None and self._ask.is_open:
                 await self._ask.close()
         finally:
             self._note.end(error)
@@ -204,9 +187,9 @@ class Attempt:
 
 
 def _errand(exchange: Exchange, lease: Lease) -> UpstreamRequest:
-    request = exchange.request
+    request, target = exchange.request, lease.target
     return UpstreamRequest(
-        lease.target.provider,
+        target.provider,
         lease.key.secret,
         lease.egress,
         request.format.name,
@@ -214,7 +197,7 @@ def _errand(exchange: Exchange, lease: Lease) -> UpstreamRequest:
         request.stream,
         request.headers,
         request.query,
-        body_for(request, exchange.route, lease.target.model),
+        body_for(request, exchange.route, target.model),
     )
 
 
@@ -222,6 +205,16 @@ def _turn(request: ClientRequest, failed: list[FailedAttempt]) -> Turn:
     if failed:
         return Turn.RETRY
     return Turn.CLIENT_RETRY if request.is_client_retry else Turn.FIRST
+
+
+def _speaking(exchange: Exchange) -> Sequence[Step]:
+    if not exchange.steps:
+        request = exchange.request
+        other = (
+            WireFormat.ANTHROPIC if request.format.name is WireFormat.OPENAI else WireFormat.OPENAI
+        )
+        raise FormatNotServed(model=request.model, format=request.format.name, other=other)
+    return exchange.steps
 
 
 def _last_word(failed: list[FailedAttempt], none: NoneReady) -> Fault:
@@ -232,31 +225,12 @@ def _last_word(failed: list[FailedAttempt], none: NoneReady) -> Fault:
     return none if isinstance(said, NoneReady) else said
 
 
-def _other(request: ClientRequest) -> str:
-    other = {WireFormat.OPENAI: WireFormat.ANTHROPIC, WireFormat.ANTHROPIC: WireFormat.OPENAI}
-    return other[request.format.name].value
-
-
-def _first_event(exchange: Exchange) -> Within:
+def _first_event_s(exchange: Exchange) -> float:
     """A stream has to begin in time; a plain answer has the whole exchange for it."""
-    timeouts, route = exchange.rules.timeouts, exchange.route
-    seconds = route.first_event_s or timeouts.first_event_s
-    if exchange.request.kind is Kind.GENERATION and not exchange.request.stream:
-        seconds = timeouts.overall_s
-    return exchange.watched.within(
-        seconds, FirstEventLate, seconds=f"{seconds:g}", reason="no first event"
-    )
-
-
-async def _begun(ask: Ask, exchange: Exchange) -> Reply:
-    """Send the request and read until an answer has begun."""
-    request = exchange.request
-    answer = await ask.answer()
-    if not request.stream:
-        return await read_plain(answer, request, ask.read_error)
-    return await open_stream(
-        answer, request, ask.read_error, event_bytes=exchange.rules.limits.event_bytes
-    )
+    timeouts, request = exchange.rules.timeouts, exchange.request
+    if request.kind is not Kind.REPEATABLE and not request.stream:
+        return timeouts.overall_s
+    return exchange.route.first_event_s or timeouts.first_event_s
 
 
 def body_for(request: ClientRequest, route: Route, model: str) -> bytes:
@@ -264,10 +238,8 @@ def body_for(request: ClientRequest, route: Route, model: str) -> bytes:
     metered exactly, the wish for usage.
     """
     body = request.body
-    if model != request.model:
+    if model != request.model or splice.may_repeat(body, "model"):
         body = splice.with_string(body, "model", msgspec.json.encode(model))
-    elif body.count(b'"model"') > 1 or b"\\u00" in body:
-        body = splice.with_field(body, "model", msgspec.json.encode(model))
     if not request.wants_usage and route.metering is Metering.EXACT:
         body = request.format.asking_for_usage(body)
     return body

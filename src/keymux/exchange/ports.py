@@ -1,6 +1,6 @@
 """What the exchange needs from outside, as small protocols, and what it is handed."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -8,7 +8,7 @@ from msgspec import Struct
 from keymux.core.faults import UpstreamFault
 from keymux.core.records import AttemptStarted, ExchangeRow, Reservation
 from keymux.core.retrying import Patience
-from keymux.core.vocabulary import Caller, Kind, Operation, Quality, Usage, WireFormat
+from keymux.core.vocabulary import Caller, Kind, Operation, Quality, Usage
 from keymux.exchange.watch import Watched
 from keymux.settings import Limits, Timeouts
 from keymux.upstream.request import UpstreamRequest
@@ -93,13 +93,13 @@ class Client(Protocol):
 
     started: bool
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
+    def start(self, status: int, headers: RawHeaders) -> Awaitable[None]:
         """Send status and headers."""
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Awaitable[None]:
         """Send a part of the body."""
 
-    async def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"") -> Awaitable[None]:
         """Send the last part of the body."""
 
     async def gone(self) -> None:
@@ -129,7 +129,13 @@ class Answer(Protocol):
 
 
 class Ask(Protocol):
-    """One attempt at an upstream."""
+    """One attempt at an upstream.
+
+    Attributes:
+        is_open: there is an answer that was not read to its end.
+    """
+
+    is_open: bool
 
     async def answer(self) -> Answer:
         """Send the request; raises an UpstreamFault unless the answer is 2xx."""
@@ -143,9 +149,6 @@ class Ask(Protocol):
 
 class Upstreams(Protocol):
     """The way out."""
-
-    def speaks(self, provider: str, wire_format: WireFormat, operation: Operation) -> bool:
-        """Whether a provider serves an operation in a format."""
 
     def ask(self, request: UpstreamRequest) -> Ask:
         """One attempt."""

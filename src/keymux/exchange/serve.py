@@ -1,12 +1,14 @@
 """One exchange from the client's first byte to a settled bill. Start reading here."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
 from keymux.core.faults import Fault, Internal
+from keymux.core.retrying import Step
 from keymux.core.routing import Routes
+from keymux.core.vocabulary import Operation, WireFormat
 from keymux.exchange.admit import Admission
 from keymux.exchange.authenticate import authenticate
 from keymux.exchange.deliver import Delivery
@@ -18,9 +20,16 @@ from keymux.exchange.watch import Watch
 
 
 class Terms(Struct, frozen=True):
-    """What the config says about exchanges; swapped whole when it is read again."""
+    """What the config says about exchanges; swapped whole when it is read again.
+
+    Attributes:
+        routes: models by name.
+        steps: for each model, format and operation, the targets that serve it, in order.
+        rules: the figures.
+    """
 
     routes: Routes
+    steps: Mapping[tuple[str, WireFormat, Operation], tuple[Step, ...]]
     rules: Rules
 
 
@@ -62,17 +71,17 @@ class Gateway:
         try:
             caller = authenticate(incoming.client_keys, parts.callers)
             terms = parts.terms()
-            with parts.watch.over(client, _seconds(incoming, terms.rules)) as watched:
-                bill = parts.ledger.open(incoming, caller, watched)
-                async with bill:
-                    request = await incoming.read(watched, terms.rules)
-                    route = terms.routes.resolve(request.model, caller)
-                    exchange = Exchange(request, route, bill, watched, terms.rules)
-                    delivery = Delivery(client, exchange)
-                    async with (
-                        parts.admission.admit(exchange),
-                        parts.dispatcher.dispatch(exchange) as reply,
-                    ):
+            with (
+                parts.watch.over(client, _seconds(incoming, terms.rules)) as watched,
+                parts.ledger.open(incoming, caller, watched) as bill,
+            ):
+                request = await incoming.read(watched, terms.rules)
+                route = terms.routes.resolve(request.model, caller)
+                steps = terms.steps[route.model, request.format.name, request.operation]
+                exchange = Exchange(request, route, steps, bill, watched, terms.rules)
+                delivery = Delivery(client, exchange)
+                with parts.admission.admit(exchange):
+                    async with parts.dispatcher.dispatch(exchange) as reply:
                         await delivery.deliver(reply)
         except Fault as fault:
             await self._refuse(fault, incoming, client, bill)
@@ -85,7 +94,7 @@ class Gateway:
     ) -> None:
         if bill is None:
             self._parts.ledger.turned_away(incoming, fault)
-        await refuse(fault, incoming, client, len(bill.attempts) if bill else 0)
+        await refuse(fault, incoming, client, bill.tries if bill else 0)
 
 
 def _seconds(incoming: Incoming, rules: Rules) -> float:

@@ -1,7 +1,6 @@
 """The bill of one exchange: opened when the caller is known, settled whatever happens."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 
 from keymux.core.faults import ClientGone, ClientStalled, Fault, Internal, UpstreamFault
@@ -15,8 +14,8 @@ from keymux.core.records import (
 )
 from keymux.core.retrying import DECISIONS, Work
 from keymux.core.vocabulary import Caller, Quality, Route, Usage
-from keymux.exchange.refuse import status_of
 from keymux.exchange.ports import Book, ClientRequest, Incoming, Tokens
+from keymux.exchange.refuse import status_of
 from keymux.exchange.watch import Watched
 from keymux.pools.pool import Lease
 from keymux.wire.estimate import tokens_of
@@ -28,16 +27,25 @@ _CLIENT_LEFT = (ClientGone, ClientStalled)
 class Bill:
     """What one exchange did and used.
 
-    An ``async with`` around the exchange: leaving it settles the bill in one synchronous step, so
-    that not even a cancellation can come between.
+    A ``with`` around the exchange: leaving it settles the bill in one synchronous step, so that
+    not even a cancellation can come between.
 
     Attributes:
-        attempts: all so far, in order.
-        attempts_s: seconds in which an attempt ran.
+        tries: attempts begun so far.
         status: HTTP status the client got, 0 while it got none.
+        bound_micros: highest cost of one attempt, estimated; None when there is no price.
+        prompt_tokens: estimate for the request.
     """
 
-    def __init__(self, ledger: "Ledger", incoming: Incoming, caller: Caller, watched: Watched) -> None:
+    __slots__ = (
+        "_at", "_attempts", "_busy_s", "_caller", "_first_at", "_incoming", "_ledger", "_request",
+        "_route", "_served", "_tokens", "_upstream_id", "_watched", "bound_micros",
+        "prompt_tokens", "status", "tries",
+    )
+
+    def __init__(
+        self, ledger: "Ledger", incoming: Incoming, caller: Caller, watched: Watched
+    ) -> None:
         self._ledger = ledger
         self._incoming = incoming
         self._caller = caller
@@ -46,160 +54,150 @@ class Bill:
         self._request: ClientRequest | None = None
         self._route: Route | None = None
         self._tokens: Tokens | None = None
-        self._served: AttemptRecord | None = None
+        self._served: Lease | None = None
         self._upstream_id = ""
-        self._prompt_tokens = 0
-        self._bound: int | None = None
-        self.attempts: list[AttemptRecord] = []
-        self.attempts_s = 0.0
+        self._attempts: list[AttemptRecord] = []
+        self._busy_s = 0.0
+        self._first_at = 0.0
+        self.tries = 0
         self.status = 0
-        self._first_ms = 0
+        self.bound_micros: int | None = None
+        self.prompt_tokens = 0
 
     def reserve(self, request: ClientRequest, route: Route) -> None:
-        """The request is admitted: from here on a crash leaves a row."""
+        """The request is admitted: from here on a crash leaves a row.
+
+        Raises:
+            LedgerFull: it could not be booked.
+        """
         self._request, self._route = request, route
-        self._prompt_tokens = tokens_of(len(request.body))
-        self._bound = cost_micros(
-            Usage(input=self._prompt_tokens, output=request.max_tokens), route.price
-        )
+        self.prompt_tokens = prompt = tokens_of(len(request.body))
+        self.bound_micros = cost_micros(Usage(prompt, request.max_tokens), route.price)
         self._ledger.book.reserve(
             Reservation(
-                id=request.id,
-                at=self._at,
-                caller=self._caller.id,
-                format=request.format.name,
-                operation=request.operation,
-                asked=request.model,
-                model=route.model,
-                stream=request.stream,
-                prompt_tokens=self._prompt_tokens,
-                bound_micros=self._bound,
+                request.id,
+                self._at,
+                self._caller.id,
+                request.format.name,
+                request.operation,
+                request.model,
+                route.model,
+                request.stream,
+                prompt,
+                self.bound_micros,
             )
         )
+
+    def attempt(self, lease: Lease) -> "AttemptNote":
+        """Note an attempt, to be ended later; it is journaled before it is sent."""
+        self.tries += 1
+        return AttemptNote(self, lease)
 
     def delivering(self, status: int) -> None:
         """The answer goes to the client now."""
         self.status = status
-        self._first_ms = self.elapsed_ms()
+        self._first_at = self._watched.clock()
 
     def served_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """What a client may know of how it was served."""
-        provider = self._served.provider if self._served else ""
-        model = self._route.model if self._route else ""
+        if self._served is None or self._route is None:
+            return ()
         return (
-            (b"x-keymux-provider", provider.encode()),
-            (b"x-keymux-model", model.encode()),
-            (b"x-keymux-attempts", b"%d" % len(self.attempts)),
+            (b"x-keymux-provider", self._served.target.provider.encode()),
+            (b"x-keymux-model", self._route.model.encode()),
+            (b"x-keymux-attempts", b"%d" % self.tries),
         )
 
-    @property
-    def bound_micros(self) -> int:
-        """Highest estimated cost of one attempt, 0 when unknown."""
-        return self._bound or 0
-
-    def attempt(self, lease: Lease) -> "AttemptNote":
-        """Note an attempt, to be ended later; it is journaled before it is sent."""
-        record = AttemptRecord(
-            provider=lease.target.provider,
-            model=lease.target.model,
-            key=lease.key.id,
-            egress=lease.egress,
-            started_ms=self.elapsed_ms(),
-        )
+    # -- for the notes -------------------------------------------------------------------------
+    def begun(self, record: AttemptRecord) -> float:
+        """An attempt is about to be sent; gives the time."""
         self._ledger.book.begin(AttemptStarted(self._incoming.id, record))
-        return AttemptNote(self, record)
+        return self._watched.clock()
 
-    def serve(self, record: AttemptRecord, tokens: Tokens, upstream_id: str) -> None:
-        """An attempt has begun to answer: it is the one that counts."""
-        self._served, self._tokens, self._upstream_id = record, tokens, upstream_id
+    def elapsed_ms(self) -> int:
+        """Milliseconds since the exchange began."""
+        return int((self._watched.clock() - self._watched.started) * 1000)
+
+    def serve(self, lease: Lease, tokens: Tokens, upstream_id: str) -> float:
+        """An attempt has begun to answer: it is the one that counts; gives the time."""
+        self._served, self._tokens, self._upstream_id = lease, tokens, upstream_id
+        return self._watched.clock()
+
+    def ended(self, record: AttemptRecord, seconds: float) -> None:
+        """An attempt is over."""
+        self._attempts.append(record)
+        self._busy_s += seconds
 
     def now(self) -> float:
         """The time, on the clock of the exchange."""
         return self._watched.clock()
 
-    def elapsed_ms(self) -> int:
-        """Milliseconds since the exchange began."""
-        return round((self._watched.clock() - self._watched.started) * 1000)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Estimate for the request."""
-        return self._prompt_tokens
-
-    async def __aenter__(self) -> "Bill":
+    # -- settling ------------------------------------------------------------------------------
+    def __enter__(self) -> "Bill":
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        fault: type[Fault] | None = None
-        if isinstance(error, Fault):
-            fault = type(error)
-        elif isinstance(error, asyncio.CancelledError):
-            fault = self._watched.tripped
-        elif error is not None:
-            fault = Internal
-        outcome = self._outcome(fault, failed=error is not None)
-        self._ledger.settle(self._row(outcome, fault, error))
+        error = self._watched.named(error)
+        self._ledger.book.settle(self._row(self._outcome(error), error))
 
-    def _outcome(self, fault: type[Fault] | None, *, failed: bool) -> Outcome:
-        if not failed:
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if error is None:
             return Outcome.OK
-        if fault is not None and issubclass(fault, _CLIENT_LEFT):
+        if isinstance(error, _CLIENT_LEFT):
             return Outcome.CLIENT_GONE
+        if not isinstance(error, Exception):
+            return Outcome.INTERRUPTED
         if self._request is None:
             return Outcome.REFUSED
-        if fault is None:
-            return Outcome.INTERRUPTED
-        if self._served is not None and self.status:
-            return Outcome.CUT
-        return Outcome.FAILED
+        return Outcome.CUT if self._first_at else Outcome.FAILED
 
-    def _row(
-        self, outcome: Outcome, fault: type[Fault] | None, error: BaseException | None
-    ) -> ExchangeRow:
-        incoming, request, route = self._incoming, self._request, self._route
+    def _row(self, outcome: Outcome, error: BaseException | None) -> ExchangeRow:
+        incoming, request, route, served = self._incoming, self._request, self._route, self._served
         usage, quality = self._usage(outcome)
-        price = route.price if route else None
         unknown = quality is Quality.UNKNOWN
+        started, now = self._watched.started, self._watched.clock()
         return ExchangeRow(
-            id=incoming.id,
-            at=self._at,
-            caller=self._caller.id,
-            format=incoming.format.name,
-            operation=incoming.operation,
-            asked=request.model if request else "",
-            model=route.model if route else "",
-            stream=request.stream if request else False,
-            outcome=outcome,
-            fault=fault.code if fault else "",
+            incoming.id,
+            self._at,
+            self._caller.id,
+            incoming.format.name,
+            incoming.operation,
+            request.model if request else "",
+            route.model if route else "",
+            request.stream if request else False,
+            outcome,
+            fault=_code(error),
             status=self.status or _status(error, incoming.format),
-            provider=self._served.provider if self._served else "",
-            key=self._served.key if self._served else "",
-            attempts=tuple(self.attempts),
+            provider=served.target.provider if served else "",
+            key=served.key.id if served else "",
+            attempts=tuple(self._attempts),
             usage=usage,
             quality=quality,
-            cost_micros=None if unknown else cost_micros(usage, price),
-            bound_micros=self._bound if unknown else None,
-            first_ms=self._first_ms,
-            took_ms=self.elapsed_ms(),
+            cost_micros=cost_micros(usage, route.price) if route and not unknown else None,
+            bound_micros=self.bound_micros if unknown else None,
+            first_ms=int((self._first_at - started) * 1000) if self._first_at else 0,
+            took_ms=int((now - started) * 1000),
             upstream_id=self._upstream_id,
-            overhead_us=self._overhead_us(),
+            overhead_us=int((now - started - self._busy_s) * 1_000_000),
         )
-
-    def _overhead_us(self) -> int:
-        total = self._watched.clock() - self._watched.started
-        return max(0, round((total - self.attempts_s) * 1_000_000))
 
     def _usage(self, outcome: Outcome) -> tuple[Usage, Quality]:
         if self._tokens is not None:
-            return self._tokens.settle(self._prompt_tokens)
-        if outcome is Outcome.CLIENT_GONE and self.attempts:
+            return self._tokens.settle(self.prompt_tokens)
+        if outcome is Outcome.CLIENT_GONE and self._attempts:
             return Usage(), Quality.UNKNOWN  # sent, and nobody waited for the answer
         return Usage(), Quality.FINAL
+
+
+def _code(error: BaseException | None) -> str:
+    if isinstance(error, Fault):
+        return error.code
+    return Internal.code if isinstance(error, Exception) else ""
 
 
 def _status(error: BaseException | None, wire: Format) -> int:
@@ -210,76 +208,72 @@ def _status(error: BaseException | None, wire: Format) -> int:
 
 
 class AttemptNote:
-    """Writes down how one attempt ended.
+    """Writes down how one attempt ended."""
 
-    Attributes:
-        record: the attempt as it was begun.
-    """
+    __slots__ = ("_bill", "_first_at", "_lease", "_started", "_started_ms")
 
-    __slots__ = ("_bill", "_first_ms", "_index", "_started", "record")
-
-    def __init__(self, bill: Bill, record: AttemptRecord) -> None:
+    def __init__(self, bill: Bill, lease: Lease) -> None:
         self._bill = bill
-        self._started = bill.now()
-        self._first_ms = 0
-        self._index = len(bill.attempts)
-        self.record = record
-        bill.attempts.append(record)
+        self._lease = lease
+        self._first_at = 0.0
+        self._started_ms = bill.elapsed_ms()
+        target = lease.target
+        self._started = bill.begun(
+            AttemptRecord(
+                target.provider, target.model, lease.key.id, lease.egress,
+                started_ms=self._started_ms,
+            )
+        )
 
     def opened(self, tokens: Tokens, upstream_id: str) -> None:
         """The answer has begun: this is the attempt that counts."""
-        self._first_ms = self._bill.elapsed_ms()
-        self._bill.serve(self.record, tokens, upstream_id)
+        self._first_at = self._bill.serve(self._lease, tokens, upstream_id)
 
     def end(self, error: BaseException | None) -> None:
         """The attempt is over, with this error or well."""
-        bill, start = self._bill, self.record
-        bill.attempts_s += bill.now() - self._started
+        bill, lease, target = self._bill, self._lease, self._lease.target
         outcome, work, status, reason = "ok", Work.DONE, 200, ""
         if isinstance(error, UpstreamFault):
             outcome, work, reason = error.code, DECISIONS[type(error)].work, error.reason
             status = error.answer.status if error.answer else 0
         elif error is not None:
             outcome, work, status = "abandoned", Work.UNKNOWN, 0
-        at_stake = work is not Work.NONE and not self._first_ms
-        bill.attempts[self._index] = AttemptRecord(
-            provider=start.provider,
-            model=start.model,
-            key=start.key,
-            egress=start.egress,
-            outcome=outcome,
-            work=work.value,
-            status=status,
-            reason=reason,
-            started_ms=start.started_ms,
-            first_ms=self._first_ms - start.started_ms if self._first_ms else 0,
-            took_ms=bill.elapsed_ms() - start.started_ms,
-            billing="unknown" if at_stake else "",
-            tokens=bill.prompt_tokens if at_stake else 0,
+        at_stake = work is not Work.NONE and not self._first_at
+        seconds = bill.now() - self._started
+        first_s = self._first_at - self._started if self._first_at else 0.0
+        record = AttemptRecord(
+            target.provider,
+            target.model,
+            lease.key.id,
+            lease.egress,
+            outcome,
+            work,
+            status,
+            reason,
+            self._started_ms,
+            int(first_s * 1000),
+            int(seconds * 1000),
+            "unknown" if at_stake else "",
+            bill.prompt_tokens if at_stake else 0,
         )
+        bill.ended(record, seconds)
 
 
 class Ledger:
-    """Opens bills, and passes them on when they are settled.
+    """Opens bills.
 
     Args:
-        book: where they are kept.
+        book: where they are kept when they are settled.
         wall_ms: milliseconds since 1970.
-        observers: told of every settled exchange, after the book.
         on_refusal: told the format and the code when a request is refused before its caller is
             known. Such a request leaves no row: strangers do not get to fill the ledger.
     """
 
     def __init__(
-        self,
-        book: Book,
-        wall_ms: Callable[[], int],
-        observers: Sequence[Callable[[ExchangeRow], None]],
-        on_refusal: Callable[[str, str], None],
+        self, book: Book, wall_ms: Callable[[], int], on_refusal: Callable[[str, str], None]
     ) -> None:
         self.book = book
         self.wall_ms = wall_ms
-        self._observers = tuple(observers)
         self._on_refusal = on_refusal
 
     def open(self, incoming: Incoming, caller: Caller, watched: Watched) -> Bill:
@@ -289,9 +283,3 @@ class Ledger:
     def turned_away(self, incoming: Incoming, fault: Fault) -> None:
         """A request was refused before its caller was known."""
         self._on_refusal(incoming.format.name, fault.code)
-
-    def settle(self, row: ExchangeRow) -> None:
-        """Book a finished exchange and tell the observers."""
-        self.book.settle(row)
-        for observe in self._observers:
-            observe(row)

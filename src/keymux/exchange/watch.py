@@ -1,8 +1,8 @@
 """Looks after the running exchanges: ends what takes too long or lost its client.
 
 One loop looks at all of them four times a second, so that an exchange needs no timer and no task of
-its own. An exchange that lives longer than one look gets a listener for the client's leaving; a
-stream that is silent towards its client gets a comment.
+its own: it only says what it expects next, and by when. An exchange that lives longer than one look
+gets a listener for the client's leaving; a stream that is silent towards its client gets a comment.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ class Pulse(Protocol):
         """Send a comment, and before it the head of the answer if that is still held back."""
 
 
-class Gone(Protocol):
-    """Something whose leaving can be waited for."""
+class Leaver(Protocol):
+    """Somebody whose leaving can be waited for."""
 
     async def gone(self) -> None:
         """Return when it has left."""
@@ -38,45 +38,60 @@ class Gone(Protocol):
 class Watched:
     """One exchange under watch; a context manager around all of its work.
 
+    What is late is cancelled, and leaves this context as the fault that was expected to be raised.
+    Whoever ends something on the way out asks `named` what a cancellation stands for.
+
     Attributes:
         started: when it began.
         deadline: when the exchange as a whole is over.
         until: when the present phase is over, and
-        fault: what is raised then.
-        tripped: what the exchange is being ended with; None while it runs.
+        fault: what it is ended with then.
+        tripped: what it is being ended with; None while it runs.
     """
 
     __slots__ = (
-        "_client", "_facts", "_listener", "_listens", "_pulse", "_task", "clock", "deadline", "fault", "started",
-        "tripped", "until", "watch",
+        "_client", "_listener", "_listens", "_pulse", "_seconds", "_task", "_total", "_watch",
+        "clock", "deadline", "fault", "started", "tripped", "until",
     )
 
-    def __init__(self, watch: "Watch", client: Gone, seconds: float) -> None:
-        self.watch = watch
-        self.clock = watch.clock
+    def __init__(self, watch: "Watch", client: Leaver, seconds: float) -> None:
+        self._watch = watch
         self._client = client
-        self.started = watch.clock()
-        self.deadline = self.started + seconds
-        self.until = self.deadline
-        self.fault: type[Fault] = DeadlineReached
-        self._facts: dict[str, object] = {"seconds": round(seconds)}
-        self.tripped: type[Fault] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._pulse: Pulse | None = None
         self._listens = False
+        self._seconds = self._total = seconds
+        self.clock = watch.clock
+        self.started = now = watch.clock()
+        self.until = self.deadline = now + seconds
+        self.fault: type[Fault] = DeadlineReached
+        self.tripped: type[Fault] | None = None
+
+    @property
+    def total_s(self) -> float:
+        """Seconds the exchange had in all."""
+        return self._total
 
     def left_s(self) -> float:
         """Seconds left for the exchange."""
         return self.deadline - self.clock()
 
-    def within(self, seconds: float, fault: type[Fault], /, **facts: object) -> "Within":
-        """A context in which something has to happen in time, or `fault` is raised."""
-        return Within(self, seconds, fault, facts)
+    def expect(self, fault: type[Fault], seconds: float) -> None:
+        """Something has to happen within so many seconds, or the exchange ends with `fault`.
 
-    def listen(self) -> None:
-        """From now on notice when the client leaves; until then somebody else reads from it."""
+        Called again whenever it has happened. The deadline of the exchange goes on counting.
+        """
+        until = self.clock() + seconds
+        if until < self.deadline:
+            self.until, self.fault, self._seconds = until, fault, seconds
+        else:
+            self.until, self.fault, self._seconds = self.deadline, DeadlineReached, self._total
+
+    def listen(self, pulse: Pulse | None) -> None:
+        """From now on notice when the client leaves, and keep a stream's client company."""
         self._listens = True
+        self._pulse = pulse
 
     def forget_client(self) -> None:
         """The client has all of its answer; it may leave and needs no comments."""
@@ -85,13 +100,22 @@ class Watched:
         if self._listener is not None:
             self._listener.cancel()
 
-    def keep_alive(self, pulse: Pulse) -> None:
-        """From now on send comments in silence."""
-        self._pulse = pulse
+    def named(self, error: BaseException | None) -> BaseException | None:
+        """The fault that a cancellation by the watch stands for; any other error as it is."""
+        if self.tripped is None or not isinstance(error, asyncio.CancelledError):
+            return error
+        return self.tripped(seconds=f"{self._seconds:g}")
+
+    def resume(self) -> None:
+        """The cancellation was taken note of; the exchange goes on."""
+        self.tripped = None
+        self.until, self.fault, self._seconds = self.deadline, DeadlineReached, self._total
+        if self._task is not None:
+            self._task.uncancel()
 
     def __enter__(self) -> "Watched":
         self._task = asyncio.current_task()
-        self.watch.running.add(self)
+        self._watch.running.add(self)
         return self
 
     def __exit__(
@@ -100,11 +124,14 @@ class Watched:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.watch.running.discard(self)
+        self._watch.running.discard(self)
         if self._listener is not None:
             self._listener.cancel()
-        if kind is asyncio.CancelledError and self.tripped is not None:
-            raise self.caught(self.tripped, self._facts) from None
+        if self.tripped is not None:
+            fault = self.named(error)
+            self.resume()
+            if fault is not None and fault is not error:
+                raise fault from None
 
     # -- called by the watch -----------------------------------------------------------------
     def look(self, now: float) -> None:
@@ -114,67 +141,19 @@ class Watched:
         if now >= self.until:
             self.trip(self.fault)
         elif self._listens and self._listener is None and now - self.started > LOOK_EVERY_S / 2:
-            self._listener = self.watch.spawn(self._listen())
+            self._listener = self._watch.spawn(self._listen())
         if self._pulse is not None and self._pulse.comment_is_due(now):
-            self.watch.spawn(self._pulse.comment())
+            self._watch.spawn(self._pulse.comment())
 
-    def trip(self, fault: type[Fault], **facts: object) -> None:
+    def trip(self, fault: type[Fault]) -> None:
         """End the exchange with a fault, wherever it stands."""
         if self.tripped is None and self._task is not None:
             self.tripped = fault
-            self._facts = {**self._facts, **facts}
             self._task.cancel()
 
     async def _listen(self) -> None:
         await self._client.gone()
         self.trip(ClientGone)
-
-    def caught(self, fault: type[Fault], facts: dict[str, object]) -> Fault:
-        """The fault to raise in place of the cancellation that the watch sent."""
-        if self._task is not None:
-            self._task.uncancel()
-        self.tripped = None
-        return fault(**facts)
-
-
-class Within:
-    """A limit on one phase of a watched exchange; the exchange's own deadline goes on counting."""
-
-    __slots__ = ("_before", "_facts", "_fault", "_seconds", "_watched")
-
-    def __init__(
-        self, watched: Watched, seconds: float, fault: type[Fault], facts: dict[str, object]
-    ) -> None:
-        self._watched = watched
-        self._seconds = seconds
-        self._fault = fault
-        self._facts = facts
-
-    def __enter__(self) -> "Within":
-        watched = self._watched
-        self._before = watched.until, watched.fault
-        self.renew()
-        return self
-
-    def renew(self) -> None:
-        """Start the time again: something has happened."""
-        watched = self._watched
-        until = watched.clock() + self._seconds
-        if until < watched.deadline:
-            watched.until, watched.fault = until, self._fault
-        else:
-            watched.until, watched.fault = watched.deadline, DeadlineReached
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        watched = self._watched
-        watched.until, watched.fault = self._before
-        if kind is asyncio.CancelledError and watched.tripped is self._fault:
-            raise watched.caught(self._fault, self._facts) from None
 
 
 class Watch:
@@ -190,7 +169,7 @@ class Watch:
         self.spawn = spawn
         self.running: set[Watched] = set()
 
-    def over(self, client: Gone, seconds: float) -> Watched:
+    def over(self, client: Leaver, seconds: float) -> Watched:
         """Watch an exchange for as long as the context lasts."""
         return Watched(self, client, seconds)
 

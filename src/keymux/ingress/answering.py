@@ -27,20 +27,20 @@ class AsgiClient:
         self._send = send
         self.started = False
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
+    def start(self, status: int, headers: RawHeaders) -> Awaitable[None]:
         """Send status and headers."""
         self.started = True
-        await self._send(
+        return self._send(
             {"type": "http.response.start", "status": status, "headers": [_SERVER, *headers]}
         )
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Awaitable[None]:
         """Send a part of the body; waits while the client is slow."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"") -> Awaitable[None]:
         """Send the last part of the body."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        return self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def gone(self) -> None:
         """Return when the client has left."""

@@ -16,7 +16,8 @@ from keymux.core.faults import (
 from keymux.core.vocabulary import Kind, Operation
 from keymux.exchange.ports import ClientRequest, Rules
 from keymux.exchange.watch import Watched
-from keymux.ingress.answering import Receive
+from keymux.ingress.answering import Message, Receive
+from keymux.upstream.request import USER_AGENT
 from keymux.wire.formats import Format
 
 _FORWARDED = frozenset(
@@ -29,10 +30,15 @@ _FORWARDED_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-code-")
 _READ = frozenset(
     {
         b"authorization", b"x-api-key", b"content-length", b"content-encoding",
-        b"transfer-encoding", b"x-request-timeout", b"x-stainless-retry-count",
+        b"transfer-encoding", b"x-request-timeout",
     }
 )
 _LONGEST_QUERY = 8192
+_RETRY_COUNT = b"x-stainless-retry-count"
+_OWN = {
+    b"user-agent": ("user-agent", USER_AGENT),
+    b"content-type": ("content-type", "application/json"),
+}
 
 
 class Door(Struct, frozen=True):
@@ -50,29 +56,38 @@ class Head(Struct, frozen=True):
         read: headers the gateway itself looks at; of two, the last.
         size: bytes of all headers.
         hosts: number of Host headers.
+        is_retry: an SDK says that it repeats itself.
     """
 
     forwarded: tuple[tuple[str, str], ...]
     read: dict[bytes, bytes]
     size: int
     hosts: int
+    is_retry: bool
 
 
 def read_head(headers: Sequence[tuple[bytes, bytes]]) -> Head:
-    """Sort the headers of a request. Names are lower case, as ASGI has them."""
+    """Sort the headers of a request. Names are lower case, as ASGI has them.
+
+    What a program does not say of itself we say for it: who asks, and that the body is JSON.
+    """
     forwarded: list[tuple[str, str]] = []
     read: dict[bytes, bytes] = {}
+    own = _OWN
+    is_retry = False
     size = hosts = 0
     for name, value in headers:
         size += len(name) + len(value) + 4
         if name in _READ:
             read[name] = value
-        if name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES):
-            if value.isascii():
-                forwarded.append((name.decode("ascii"), value.decode("ascii")))
         elif name == b"host":
             hosts += 1
-    return Head(tuple(forwarded), read, size, hosts)
+        elif (name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)) and value.isascii():
+            if name in own:
+                own = {other: header for other, header in own.items() if other != name}
+            is_retry = is_retry or (name == _RETRY_COUNT and value != b"0")
+            forwarded.append((name.decode(), value.decode()))
+    return Head((*forwarded, *own.values()), read, size, hosts, is_retry)
 
 
 class Arrival:
@@ -97,7 +112,8 @@ class Arrival:
         self.format = door.format
         self.operation = door.operation
         self.client_keys = client_keys(head)
-        self.timeout_s = _seconds(head.read.get(b"x-request-timeout"))
+        told = head.read.get(b"x-request-timeout")
+        self.timeout_s = None if told is None else _seconds(told)
         self._head = head
         self._query = query
         self._receive = receive
@@ -110,22 +126,29 @@ class Arrival:
             ClientGone: it ended early.
         """
         self._check_head(rules)
-        body = await self._body(watched, rules)
+        watched.expect(BodyLate, rules.timeouts.client_body_s)
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            body = message["body"]
+            if len(body) > rules.limits.body_bytes:
+                raise RequestTooLarge(limit=rules.limits.body_bytes)
+        else:
+            body = await self._long_body(message, watched, rules)
         head = self.format.read_head(body)
         counting = self.operation is Operation.COUNT_TOKENS
         return ClientRequest(
-            id=self.id,
-            format=self.format,
-            operation=self.operation,
-            kind=Kind.REPEATABLE if counting else head.kind,
-            model=head.model,
-            stream=head.stream and not counting,
-            wants_usage=head.wants_usage,
-            max_tokens=head.max_tokens,
-            body=body,
-            headers=self._head.forwarded,
-            query=self._query.decode("ascii"),
-            is_client_retry=self._head.read.get(b"x-stainless-retry-count", b"0") != b"0",
+            self.id,
+            self.format,
+            self.operation,
+            Kind.REPEATABLE if counting else head.kind,
+            head.model,
+            head.stream and not counting,
+            head.wants_usage,
+            head.max_tokens,
+            body,
+            self._head.forwarded,
+            self._query.decode("ascii"),
+            self._head.is_retry,
         )
 
     def _check_head(self, rules: Rules) -> None:
@@ -148,23 +171,21 @@ class Arrival:
         if length.isdigit() and int(length) > limits.body_bytes:
             raise RequestTooLarge(limit=limits.body_bytes)
 
-    async def _body(self, watched: Watched, rules: Rules) -> bytes:
-        limit, seconds = rules.limits.body_bytes, rules.timeouts.client_body_s
+    async def _long_body(self, message: Message, watched: Watched, rules: Rules) -> bytes:
+        """A body that comes in several parts."""
         parts: list[bytes] = []
         size = 0
-        with watched.within(seconds, BodyLate, got="some") as silence:
-            while True:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise RequestTooLarge(limit=limit)
-                if not message.get("more_body", False):
-                    return b"".join((*parts, part)) if parts else part
-                parts.append(part)
-                silence.renew()
+        while message["type"] != "http.disconnect":
+            part = message.get("body", b"")
+            size += len(part)
+            if size > rules.limits.body_bytes:
+                raise RequestTooLarge(limit=rules.limits.body_bytes)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+            watched.expect(BodyLate, rules.timeouts.client_body_s)
+            message = await self._receive()
+        raise ClientGone
 
 
 def client_keys(head: Head) -> tuple[str, ...]:
@@ -178,10 +199,10 @@ def client_keys(head: Head) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _seconds(value: bytes | None) -> float | None:
+def _seconds(value: bytes) -> float | None:
     """A positive number of seconds, or None."""
     try:
-        seconds = float(value or b"")
+        seconds = float(value)
     except ValueError:
         return None
     return seconds if 0 < seconds < 1e6 else None  # noqa: PLR2004 -- beyond any deadline

@@ -32,6 +32,8 @@ class RetryBudget:
 
     def _turn_to(self, now: float) -> int:
         second = int(now)
+        if second == self._second:
+            return second % _SECONDS
         for passed in range(self._second + 1, min(second, self._second + _SECONDS) + 1):
             self._requests[passed % _SECONDS] = 0
             self._retries[passed % _SECONDS] = 0

@@ -47,29 +47,45 @@ class Leasing:
         self._waited = waited
         self._waiting: dict[str, int] = {}
 
-    async def lease(
-        self, steps: Sequence[Step], *, model: str, left_s: float, turn: Turn
-    ) -> Lease:
-        """A lease on the first step that has a ready key; to be given back.
+    def lease(self, steps: Sequence[Step], turn: Turn) -> Lease | None:
+        """A lease on the first step that can be made at once and has a ready key.
 
         Args:
             steps: where to look, best first.
+            turn: what the attempt means for the provider's retry budget.
+        """
+        now = self._clock()
+        for step in steps:
+            pool = self._pools[step.target.provider]
+            if step.pause_s or (turn is Turn.RETRY and not pool.budget.allows(now)):
+                continue
+            lease = pool.take(step, now)
+            if lease is not None:
+                pool.budget.note(now, turn)
+                return lease
+        return None
+
+    async def lease_later(
+        self, steps: Sequence[Step], turn: Turn, model: str, left_s: float
+    ) -> Lease:
+        """A lease on the first step for which a key can be had within the time one may wait.
+
+        Args:
+            steps: where to look, best first.
+            turn: what the attempt means for the provider's retry budget.
             model: public id, for the message.
             left_s: seconds the exchange has left.
-            turn: what the attempt means for the provider's retry budget.
 
         Raises:
-            NoneReady: not within the time an exchange may wait.
+            NoneReady: there was none.
         """
-        now = start = self._clock()
+        start = now = self._clock()
+        give_up = start + min(self._queue_s, left_s)
         while True:
-            for step in steps:
-                lease = self._take(step, now, turn) or await self._take_later(step, now, turn)
-                if lease is not None:
-                    if now > start:
-                        self._waited(now - start)
-                    return lease
-            give_up = start + min(self._queue_s, left_s)
+            lease = await self._after_a_pause(steps, turn) or self.lease(steps, turn)
+            if lease is not None:
+                self._waited(self._clock() - start)
+                return lease
             until, status = self._soonest(steps, now)
             if until is None or until > give_up or now >= give_up or self._is_full(steps):
                 raise self._none_ready(model, until, status, now)
@@ -89,30 +105,22 @@ class Leasing:
             self._effects.failed(lease, error)
         lease.pool.give_back(lease)
 
-    def _take(self, step: Step, now: float, turn: Turn) -> Lease | None:
-        """A lease on a step that can be made at once."""
-        pool = self._pools[step.target.provider]
-        if step.pause_s or (turn is Turn.RETRY and not pool.budget.allows(now)):
-            return None
-        lease = pool.take(step, now)
-        if lease is not None:
-            pool.budget.note(now, turn)
-        return lease
-
-    async def _take_later(self, step: Step, now: float, turn: Turn) -> Lease | None:
-        """A lease on a step that wants a pause, if it can be had before and after."""
-        pool = self._pools[step.target.provider]
-        if not step.pause_s or not pool.budget.allows(now):
-            return None
-        lease = pool.take(step, now)
-        if lease is None:
-            return None
-        pool.give_back(lease)
-        await asyncio.sleep(step.pause_s)
-        lease = pool.take(step, self._clock())
-        if lease is not None:
-            pool.budget.note(now, turn)
-        return lease
+    async def _after_a_pause(self, steps: Sequence[Step], turn: Turn) -> Lease | None:
+        """A lease on the first step that has a ready key, before its pause and after it."""
+        for step in steps:
+            pool, now = self._pools[step.target.provider], self._clock()
+            if turn is Turn.RETRY and not pool.budget.allows(now):
+                continue
+            lease = pool.take(step, now)
+            if lease is None:
+                continue
+            pool.give_back(lease)
+            await asyncio.sleep(step.pause_s)
+            lease = pool.take(step, self._clock())
+            if lease is not None:
+                pool.budget.note(now, turn)
+                return lease
+        return None
 
     def _soonest(self, steps: Sequence[Step], now: float) -> tuple[float | None, Status | None]:
         found: tuple[float | None, Status | None] = (None, None)

@@ -82,8 +82,11 @@ class Lease:
         self.target = target
         self.key = key
         self.egress = "direct"
-        self.is_trial = not all([gate.is_free for gate in gates])  # noqa: C419 -- faster so
-        self.passed = [(gate, gate.take()) for gate in gates]
+        self.is_trial = False
+        self.passed: list[tuple[Gate, int]] = []
+        for gate in gates:
+            self.is_trial = self.is_trial or not gate.is_free
+            self.passed.append((gate, gate.take()))
 
     def generation_of(self, gate: Gate) -> int:
         """The generation a gate had when the lease was given, 0 if it was not there yet."""

@@ -7,7 +7,7 @@ repeated, because the store knows exchanges and transitions by their ids.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from keymux.core.faults import LedgerFull
 from keymux.core.records import (
@@ -22,10 +22,11 @@ from keymux.core.vocabulary import Quality
 from keymux.stores.journal import Entry, Journal, JournalFull, Orphan, read_segment
 from keymux.stores.port import Batch, Ledger, StoreUnavailable, StoreUnusable
 
-FLUSH_EVERY_S = 0.1
+FLUSH_EVERY_S = 0.25
+TIDY_EVERY_S = 0.05
 RETRY_EVERY_S = 1.0
 QUEUE_LIMIT = 10_000
-BATCH_LIMIT = 500
+BATCH_LIMIT = 2048
 _COME_BACK_S = 5.0
 
 Settled = ExchangeRow | Transition
@@ -37,15 +38,24 @@ class Bookkeeper:
     Args:
         journal: where entries are safe.
         ledger: where they belong.
+        tell: told of settled exchanges, some at a time, each once.
         alarm: told when booking gets into trouble and out of it again.
 
     Attributes:
         written: rows that the store has acknowledged.
     """
 
-    def __init__(self, journal: Journal, ledger: Ledger, alarm: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        tell: Callable[[Sequence[ExchangeRow]], None],
+        alarm: Callable[[str], None],
+    ) -> None:
         self._journal = journal
         self._ledger = ledger
+        self._tell = tell
+        self._untold: list[ExchangeRow] = []
         self._alarm = alarm
         self._queue: list[Settled] = []
         self._spilled = 0
@@ -81,6 +91,7 @@ class Bookkeeper:
 
     def settle(self, row: ExchangeRow) -> None:
         """An exchange is over."""
+        self._untold.append(row)
         self._enqueue(row.id, row)
 
     def note(self, transition: Transition) -> None:
@@ -116,9 +127,19 @@ class Bookkeeper:
                 pass
             await self.flush()
 
+    async def keep_tidy(self) -> None:
+        """Keep room in the journal, however the store is doing, until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            if self._journal.is_untidy:
+                await asyncio.to_thread(self._tidy)
+
     async def flush(self) -> bool:
         """Write everything there is; False when the store did not take it."""
         self._wake.clear()
+        if self._untold:
+            rows, self._untold = self._untold, []
+            self._tell(rows)
         try:
             while taken := self._queue[:BATCH_LIMIT]:
                 await self._write(taken)
@@ -128,9 +149,6 @@ class Bookkeeper:
         except (StoreUnavailable, StoreUnusable) as error:
             self._say(ok=False, text=f"the store does not take entries: {error}")
             return False
-        finally:
-            if self._journal.is_untidy:
-                await asyncio.to_thread(self._tidy)
         self._say(ok=True, text="the store takes entries again")
         return True
 

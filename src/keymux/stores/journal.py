@@ -13,10 +13,11 @@ to a process that is dead: its records are there to be recovered.
 import fcntl
 import mmap
 import os
+import secrets
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
@@ -25,8 +26,10 @@ from keymux.core.records import AttemptStarted, ExchangeRow, Reservation, Transi
 SEGMENT_BYTES = 4 * 2**20
 
 _MAGIC = b"keymux journal 1\n"
+_HEADER = struct.Struct(f"<{len(_MAGIC)}sI")
 _PREFIX = struct.Struct("<II")
 _LOCK = "lock"
+_SPARES = 2
 
 Entry = Reservation | AttemptStarted | ExchangeRow | Transition
 
@@ -41,16 +44,19 @@ class JournalFull(Exception):  # noqa: N818 -- it names a state
 class Segment:
     """One mapped file.
 
+    Every entry carries a checksum that begins with the segment's own seed. A segment that is used
+    again gets another seed, and what it held before is no entry any more.
+
     Attributes:
         path: where it is.
-        pending: entries in it that the store does not have yet.
+        owners: whose entries in it the store does not have yet.
     """
 
-    __slots__ = ("_map", "_position", "path", "pending")
+    __slots__ = ("_map", "_position", "_seed", "owners", "path")
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pending = 0
+        self.owners: set[str] = set()
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(file, 0, SEGMENT_BYTES)
@@ -60,20 +66,30 @@ class Segment:
             raise
         finally:
             os.close(file)
-        self._map[: len(_MAGIC)] = _MAGIC
-        self._position = len(_MAGIC)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what it held."""
+        self._seed = secrets.randbits(32)
+        _HEADER.pack_into(self._map, 0, _MAGIC, self._seed)
+        self._position = _HEADER.size
 
     def append(self, payload: bytes) -> bool:
         """Copy an entry in; False when there is no room."""
-        start = self._position + _PREFIX.size
-        end = start + len(payload)
+        position, size = self._position, len(payload)
+        start = position + _PREFIX.size
+        end = start + size
         if end + _PREFIX.size > SEGMENT_BYTES:
             return False
         self._map[start:end] = payload
         # the prefix last: until it is there, the entry is not
-        self._map[self._position : start] = _PREFIX.pack(len(payload), zlib.crc32(payload))
+        _PREFIX.pack_into(self._map, position, size, crc32(payload, self._seed))
         self._position = end
         return True
+
+    def move(self, path: Path) -> None:
+        """Give the file another name."""
+        self.path = self.path.rename(path)
 
     def drop(self) -> None:
         """Delete the file."""
@@ -84,13 +100,16 @@ class Segment:
 def read_segment(path: Path) -> list[Entry]:
     """The entries of a segment file, up to the first that is not whole."""
     content = path.read_bytes()
+    if len(content) < _HEADER.size:
+        return []
+    magic, seed = _HEADER.unpack_from(content)
     found: list[Entry] = []
-    position = len(_MAGIC)
-    while content.startswith(_MAGIC) and position + _PREFIX.size <= len(content):
+    position = _HEADER.size
+    while magic == _MAGIC and position + _PREFIX.size <= len(content):
         length, checksum = _PREFIX.unpack_from(content, position)
         start = position + _PREFIX.size
         payload = content[start : start + length]
-        if not length or len(payload) < length or zlib.crc32(payload) != checksum:
+        if not length or len(payload) < length or crc32(payload, seed) != checksum:
             break
         found.append(_decode(payload))
         position = start + length
@@ -116,7 +135,7 @@ class Journal:
         self._where: dict[str, list[Segment]] = {}
         self._full: list[Segment] = []
         self._current = self._segment()
-        self._spare: Segment | None = self._segment()
+        self._spares = [self._segment() for _ in range(_SPARES)]
 
     def _segment(self) -> Segment:
         self._number += 1
@@ -133,48 +152,56 @@ class Journal:
             self._turn_over()
             if not self._current.append(payload):
                 raise JournalFull
-        self._current.pending += 1
-        self._where.setdefault(owner, []).append(self._current)
+        current = self._current
+        if owner not in current.owners:
+            current.owners.add(owner)
+            self._where.setdefault(owner, []).append(current)
 
     def _turn_over(self) -> None:
-        if self._spare is None:
+        if not self._spares:
             raise JournalFull
         self._full.append(self._current)
-        self._current, self._spare = self._spare, None
+        self._current = self._spares.pop(0)
 
     def release(self, owner: str) -> None:
         """The store has everything of an owner."""
         for segment in self._where.pop(owner, ()):
-            segment.pending -= 1
-
-    def tidy(self) -> None:
-        """Delete segments that nobody needs and make a spare one ready; may block on the disk.
-
-        Raises:
-            OSError: no space for a spare; what is there goes on working.
-        """
-        for segment in [full for full in self._full if full.pending == 0]:
-            self._full.remove(segment)
-            segment.drop()
-        if self._spare is None:
-            self._spare = self._segment()
+            segment.owners.discard(owner)
 
     @property
     def is_untidy(self) -> bool:
         """Whether `tidy` has something to do."""
-        return self._spare is None or any(full.pending == 0 for full in self._full)
+        return not self._spares or any(not full.owners for full in self._full)
+
+    def tidy(self) -> None:
+        """Make spare segments of those that nobody needs any more; may block on the disk.
+
+        Raises:
+            OSError: no space for a spare; what is there goes on working.
+        """
+        for segment in [full for full in self._full if not full.owners]:
+            self._full.remove(segment)
+            if len(self._spares) < _SPARES:
+                self._number += 1
+                segment.move(self._home / f"{self._number:08d}.journal")
+                segment.begin()
+                self._spares.append(segment)
+            else:
+                segment.drop()
+        if not self._spares:
+            self._spares.append(self._segment())
 
     def segments(self) -> tuple[Segment, ...]:
         """The segments that hold entries the store does not have, oldest first."""
-        return tuple(one for one in (*self._full, self._current) if one.pending)
+        return tuple(one for one in (*self._full, self._current) if one.owners)
 
     def close(self) -> None:
         """Give the folder up; what is not in the store stays for the next process."""
-        kept = [segment for segment in (*self._full, self._current) if segment.pending]
+        kept = [segment for segment in (*self._full, self._current) if segment.owners]
         for segment in {*self._full, self._current} - set(kept):
             segment.drop()
-        if self._spare is not None:
-            self._spare.drop()
+        for segment in self._spares:
+            segment.drop()
         if not kept:
             (self._home / _LOCK).unlink()
             self._home.rmdir()

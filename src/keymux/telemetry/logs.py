@@ -8,15 +8,17 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
 import structlog
+from msgspec import Struct
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from keymux.core.records import ExchangeRow
+from keymux.core.records import AttemptRecord, ExchangeRow
 from keymux.telemetry.redaction import Redactor
 
 BACKLOG_LINES = 20_000
@@ -111,42 +113,73 @@ class Logs:
     def _redact(self, _logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
         return {name: self._redactor.value(value) for name, value in event.items()}
 
-    def exchange(self, row: ExchangeRow) -> None:
-        """The one line of a settled exchange; it is put into words on the sink's thread."""
+    def exchanges(self, rows: Sequence[ExchangeRow]) -> None:
+        """One line for each settled exchange; they are put into words on the sink's thread."""
         if self._is_on:
-            self._sink.emit(lambda: self._line(row))
+            self._sink.emit(lambda: b"".join(self._line(row) for row in rows))
 
     def _line(self, row: ExchangeRow) -> bytes:
-        event: EventDict = {
-            "timestamp": _iso(row.at),
-            "level": "info",
-            "event": "exchange",
-            "request_id": row.id,
-            "caller": row.caller,
-            "format": row.format,
-            "operation": row.operation,
-            "model": row.model or self._redactor.text(row.asked[:200]),
-            "stream": row.stream,
-            "outcome": row.outcome,
-            "fault": row.fault,
-            "status": row.status,
-            "provider": row.provider,
-            "key": row.key,
-            "attempts": len(row.attempts),
-            "story": [self._redactor.text(_told(attempt)) for attempt in row.attempts[:-1]],
-            "input_tokens": row.usage.input,
-            "output_tokens": row.usage.output,
-            "quality": row.quality,
-            "cost_usd": None if row.cost_micros is None else row.cost_micros / 1_000_000,
-            "first_ms": row.first_ms,
-            "took_ms": row.took_ms,
-        }
-        rendered = self._render(None, "info", event)
-        return _as_line(rendered)
+        redact = self._redactor.text
+        line = ExchangeLine(
+            _iso(row.at),
+            "info",
+            "exchange",
+            row.id,
+            row.caller,
+            row.format,
+            row.operation,
+            row.model or redact(row.asked[:200]),
+            row.stream,
+            row.outcome,
+            row.fault,
+            row.status,
+            row.provider,
+            row.key,
+            len(row.attempts),
+            [redact(_told(attempt)) for attempt in row.attempts if attempt.outcome != "ok"],
+            row.usage.input,
+            row.usage.output,
+            row.quality,
+            None if row.cost_micros is None else row.cost_micros / 1_000_000,
+            row.first_ms,
+            row.took_ms,
+        )
+        if self._style == "json":
+            return _encode(line) + b"\n"
+        return _as_line(self._render(None, "info", msgspec.structs.asdict(line)))
 
 
-def _told(attempt: Any) -> str:  # noqa: ANN401 -- an AttemptRecord
-    return f"{attempt.provider}/{attempt.key} via {attempt.egress}: {attempt.outcome} {attempt.reason}"
+class ExchangeLine(Struct):
+    """The log line of an exchange, in the order it is written."""
+
+    timestamp: str
+    level: str
+    event: str
+    request_id: str
+    caller: str
+    format: str
+    operation: str
+    model: str
+    stream: bool
+    outcome: str
+    fault: str
+    status: int
+    provider: str
+    key: str
+    attempts: int
+    story: list[str]
+    input_tokens: int
+    output_tokens: int
+    quality: str
+    cost_usd: float | None
+    first_ms: int
+    took_ms: int
+
+
+def _told(attempt: AttemptRecord) -> str:
+    return (
+        f"{attempt.provider}/{attempt.key} via {attempt.egress}: {attempt.outcome} {attempt.reason}"
+    )
 
 
 class _SinkLogger:
@@ -176,5 +209,11 @@ def _timestamp(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDic
     return event
 
 
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
 def _iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{rest:03d}+00:00"

@@ -103,8 +103,12 @@ class Metrics(Collector):
         self._registry.register(self)
 
     # -- what is told --------------------------------------------------------------------------
-    def exchange(self, row: ExchangeRow) -> None:
-        """An exchange is settled."""
+    def exchanges(self, rows: Iterable[ExchangeRow]) -> None:
+        """Some exchanges are settled."""
+        for row in rows:
+            self._exchange(row)
+
+    def _exchange(self, row: ExchangeRow) -> None:
         provider, model = row.provider, row.model
         self._requests[row.operation, row.format, model, provider, row.outcome] += 1
         for attempt in row.attempts:

@@ -4,12 +4,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from msgspec import Struct
+from pyreqwest.client import Client
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response, ResponseBodyReader
 
-from keymux import __version__
 from keymux.core.faults import Answer, Redirected, Unintelligible, UpstreamFault
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.providers.base import Provider, read_fault
@@ -17,8 +16,6 @@ from keymux.upstream.request import UpstreamRequest
 from keymux.upstream.transport import Transport, Way, fault_before_answer, fault_in_body
 from keymux.wire.upstream_error import read_complaint
 from keymux.wire.waiting import told_wait
-
-USER_AGENT = f"keymux/{__version__}"
 
 _ERROR_BODY_BYTES = 1024 * 1024
 _BOMB_RATIO = 100
@@ -35,85 +32,94 @@ class Redact(Protocol):
         """The body without the key and anything that looks like one."""
 
 
-class Service(Struct, frozen=True):
+class Service:
     """A configured provider, ready to be asked.
 
-    Attributes:
+    Args:
         provider: its dialect.
         url: where it is, without a slash at the end.
         ca_file: further certificates to trust.
         http2: whether HTTP/2 may be spoken.
     """
 
-    provider: Provider
-    url: str
-    ca_file: str | None = None
-    http2: bool = True
+    def __init__(
+        self, provider: Provider, url: str, *, ca_file: str | None = None, http2: bool = True
+    ) -> None:
+        self.provider = provider
+        self.url = url
+        self._ca_file = ca_file
+        self._http2 = http2
+        self._urls = {what: url + path for what, path in provider.paths.items()}
+
+    def serves(self, wire_format: WireFormat, operation: Operation) -> bool:
+        """Whether it serves an operation in a format."""
+        return (wire_format, operation) in self._urls
+
+    def url_of(self, request: UpstreamRequest) -> str:
+        """Where a request goes."""
+        url = self._urls[request.format, request.operation]
+        return f"{url}?{request.query}" if request.query else url
+
+    def way(self, egress: str) -> Way:
+        """How to get there."""
+        return Way(egress, self._ca_file, self._http2)
 
 
 class Upstreams:
     """The way to all configured providers.
 
     Args:
-        services: gives the configured providers by name.
         transport: the HTTP clients.
         redact: takes secrets out of error bodies.
         wall: seconds since 1970.
-        answer_bytes: gives the most a plain answer may have.
     """
 
-    def __init__(
-        self,
-        services: Callable[[], Mapping[str, Service]],
-        transport: Transport,
-        redact: Redact,
-        wall: Callable[[], float],
-        answer_bytes: Callable[[], int],
-    ) -> None:
-        self._services = services
+    def __init__(self, transport: Transport, redact: Redact, wall: Callable[[], float]) -> None:
         self._transport = transport
+        self._services: Mapping[str, Service] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
         self.redact = redact
         self.wall = wall
-        self.answer_bytes = answer_bytes
+        self.answer_bytes = 0
 
-    def speaks(self, provider: str, wire_format: WireFormat, operation: Operation) -> bool:
-        """Whether a provider serves an operation in a format."""
-        service = self._services().get(provider)
-        return service is not None and (wire_format, operation) in service.provider.paths
+    def configure(self, services: Mapping[str, Service], answer_bytes: int) -> None:
+        """From now on these are the providers, and this is the most a plain answer may have."""
+        self._services = services
+        self._clients = {}
+        self.answer_bytes = answer_bytes
 
     def ask(self, request: UpstreamRequest) -> "Ask":
         """One attempt; nothing is sent yet."""
-        service = self._services()[request.provider]
-        way = Way(request.egress, service.ca_file, service.http2)
-        url = service.url + service.provider.paths[request.format, request.operation]
-        if request.query:
-            url = f"{url}?{request.query}"
+        service = self._services[request.provider]
+        client = self._clients.get((request.provider, request.egress)) or self._connect(request)
+        signed = service.provider.sign(request.secret, request.format)
         building = (
-            self._transport.client(way)
-            .post(url)
-            .headers(_signed(request, service.provider))
+            client.post(service.url_of(request))
+            .headers([*request.headers, *signed, _PLAIN])
             .body_bytes(request.body)
         )
         if request.stream:
             building = building.streamed_read_buffer_limit(0)
         return Ask(self, service.provider, request, building.build_streamed())
 
+    def _connect(self, request: UpstreamRequest) -> Client:
+        way = self._services[request.provider].way(request.egress)
+        client = self._transport.client(way)
+        self._clients[request.provider, request.egress] = client
+        return client
 
-def _signed(request: UpstreamRequest, provider: Provider) -> list[tuple[str, str]]:
-    headers = [*request.headers, *provider.sign(request.secret, request.format)]
-    headers.append(("accept-encoding", "identity"))
-    names = {name for name, _ in headers}
-    if "user-agent" not in names:
-        headers.append(("user-agent", USER_AGENT))
-    if "content-type" not in names:
-        headers.append(("content-type", "application/json"))
-    return headers
+
+_PLAIN = ("accept-encoding", "identity")
 
 
 class Ask:
-    """One attempt at an upstream, to be closed whatever came of it."""
+    """One attempt at an upstream, to be closed whatever came of it.
 
-    __slots__ = ("_provider", "_request", "_sending", "_sent", "_upstreams")
+    Attributes:
+        is_open: there is an answer that was not read to its end.
+    """
+
+    __slots__ = ("_provider", "_request", "_sending", "_upstreams", "is_open")
 
     def __init__(
         self,
@@ -126,11 +132,12 @@ class Ask:
         self._provider = provider
         self._request = request
         self._sending = sending
-        self._sent = False
+        self.is_open = False
 
     async def close(self) -> None:
         """Give the connection back, or close it if the answer was not read to its end."""
-        if self._sent:
+        if self.is_open:
+            self.is_open = False
             await self._sending.__aexit__(None, None, None)
 
     async def answer(self) -> "UpstreamAnswer":
@@ -143,8 +150,8 @@ class Ask:
             response = await self._sending.__aenter__()
         except PyreqwestError as error:
             raise fault_before_answer(error) from None
-        self._sent = True
-        answer = UpstreamAnswer(response, self._provider, self._upstreams.answer_bytes())
+        self.is_open = True
+        answer = UpstreamAnswer(self, response, self._provider, self._upstreams.answer_bytes)
         if 200 <= answer.status < 300:  # noqa: PLR2004 -- the statuses of success
             return answer
         raise await self._refusal(answer, response)
@@ -193,11 +200,12 @@ class UpstreamAnswer:
     """
 
     __slots__ = (
-        "_id_header", "_inflate", "_inflated", "_length", "_limit", "_read", "_reader", "content_type",
+        "_ask", "_id_header", "_inflate", "_inflated", "_length", "_limit", "_read", "_reader", "content_type",
         "headers", "request_id", "status",
     )
 
-    def __init__(self, response: Response, provider: Provider, limit: int) -> None:
+    def __init__(self, ask: Ask, response: Response, provider: Provider, limit: int) -> None:
+        self._ask = ask
         self.status = response.status
         written = response.get_header("content-type") or ""
         self.content_type = written.partition(";")[0].strip().lower()
@@ -227,6 +235,7 @@ class UpstreamAnswer:
         except PyreqwestError as error:
             raise fault_in_body(error) from None
         if chunk is None:
+            self._ask.is_open = False
             return None
         data = bytes(chunk)
         return data if self._inflate is None else self._plain(data)
@@ -254,9 +263,11 @@ class UpstreamAnswer:
         """
         if self._inflate is None and 0 < self._length <= self._limit:
             try:
-                return bytes(await self._reader.bytes())
+                body = bytes(await self._reader.bytes())
             except PyreqwestError as error:
                 raise fault_in_body(error) from None
+            self._ask.is_open = False
+            return body
         body = await self.start_of_body(self._limit + 1)
         if len(body) > self._limit:
             raise Unintelligible(reason="answer too large")

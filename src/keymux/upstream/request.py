@@ -2,7 +2,12 @@
 
 from msgspec import Struct
 
+from keymux import __version__
 from keymux.core.vocabulary import Operation, WireFormat
+
+
+USER_AGENT = f"keymux/{__version__}"
+"""What we call ourselves where a client does not name itself."""
 
 
 class UpstreamRequest(Struct, frozen=True):

@@ -163,13 +163,10 @@ def _usage(found: _Usage) -> Usage:
         or whole_number(prompt.cache_creation_tokens)
         or whole_number(found.cache_creation_input_tokens)
     )
-    return Usage(
-        input=max(0, whole_number(found.prompt_tokens) - read - written),
-        output=whole_number(found.completion_tokens),
-        cache_read=read,
-        cache_write_5m=written,
-        reasoning=whole_number(completion.reasoning_tokens),
-    )
+    prompted = whole_number(found.prompt_tokens) - read - written
+    written_out = whole_number(found.completion_tokens)
+    reasoning = whole_number(completion.reasoning_tokens)
+    return Usage(max(0, prompted), written_out, read, written, 0, reasoning)
 
 
 def read_usage(body: bytes) -> Usage | None:

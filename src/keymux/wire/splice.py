@@ -72,6 +72,11 @@ def _value_end(body: bytes, start: int) -> int:
     return len(body)
 
 
+def may_repeat(body: bytes, name: str) -> bool:
+    """Whether a body may hold a field more than once, or spelled with escapes."""
+    return body.count(b'"%s"' % name.encode()) > 1 or b"\\u00" in body
+
+
 def with_string(body: bytes, name: str, value: bytes) -> bytes:
     """The body with another value for a field that is known to be a string at the top level.
 
@@ -85,7 +90,7 @@ def with_string(body: bytes, name: str, value: bytes) -> bytes:
         value: the new value as JSON.
     """
     literal = b'"%s"' % name.encode()
-    if body.count(literal) > 1 or b"\\u00" in body:
+    if may_repeat(body, name):
         return with_field(body, name, value)
     found = _STRING_VALUE.match(body, body.index(literal) + len(literal))
     if found is None:

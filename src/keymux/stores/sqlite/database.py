@@ -17,6 +17,7 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = files("keymux.stores.sqlite") / "schema"
+_PAGE_BYTES = 16_384  # fewer and larger writes: rows are some hundred bytes and only added
 _OUR_APPLICATION = 0x6B6D7578  # "kmux"
 
 
@@ -62,6 +63,7 @@ class Database:
         if old_mask_is_wide:
             self.path.chmod(0o600)  # upstream keys are in it
         connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection

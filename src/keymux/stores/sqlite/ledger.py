@@ -14,6 +14,7 @@ from keymux.core.records import (
     UsageLine,
 )
 from keymux.core.vocabulary import Quality, Usage
+from keymux.ids import LAST_MOMENT, first_id_at
 from keymux.stores.port import Batch, UsageQuery
 from keymux.stores.sqlite import audit, keys
 from keymux.stores.sqlite.database import Database, providers, transaction
@@ -24,10 +25,10 @@ _FIELDS = (
     "cacheWrite5mTokens", "cacheWrite1hTokens", "reasoningTokens", "quality", "costMicros",
     "boundMicros", "firstMs", "tookMs", "upstreamId",
 )
-_INSERT = (
-    f"INSERT INTO exchanges ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))}) "
-    "ON CONFLICT (_id) DO NOTHING"
-)
+_INSERT = f"INSERT INTO exchanges ({', '.join(_FIELDS)}) VALUES "
+_MARKS = f"({', '.join('?' * len(_FIELDS))})"
+_CONFLICT = " ON CONFLICT (_id) DO NOTHING"
+_ROWS_AT_ONCE = (256, 64, 16, 4, 1)
 _GROUPS = {
     "day": "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
     "model": "model",
@@ -60,7 +61,7 @@ class SqliteLedger:
         def work(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 fresh = _unknown(connection, batch.rows)
-                connection.executemany(_INSERT, [_values(row) for row in fresh])
+                _insert(connection, fresh)
                 _count(connection, fresh)
                 for transition in batch.transitions:
                     _apply(connection, transition)
@@ -80,7 +81,7 @@ class SqliteLedger:
 
     async def latest(self, limit: int) -> list[ExchangeRow]:
         """The last ones, newest first."""
-        statement = "SELECT * FROM exchanges ORDER BY at DESC, _id DESC LIMIT ?"
+        statement = "SELECT * FROM exchanges ORDER BY _id DESC LIMIT ?"
         return await self._database.run(
             lambda connection: [_row(row) for row in connection.execute(statement, (limit,))]
         )
@@ -104,6 +105,19 @@ def _unknown(
         )
     }
     return [row for exchange_id, row in by_id.items() if exchange_id not in known]
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> None:
+    """Many rows in few statements: each statement lets go of the interpreter and wants it back."""
+    done = 0
+    for size in _ROWS_AT_ONCE:
+        statement = _INSERT + ", ".join([_MARKS] * size) + _CONFLICT
+        while len(rows) - done >= size:
+            values: list[object] = []
+            for row in rows[done : done + size]:
+                values += _values(row)
+            connection.execute(statement, values)
+            done += size
 
 
 def _count(connection: sqlite3.Connection, rows: Iterable[ExchangeRow]) -> None:
@@ -204,12 +218,13 @@ def _usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageLine]
         "coalesce(sum(cacheReadTokens), 0), coalesce(sum(cacheWrite5mTokens), 0), "
         "coalesce(sum(cacheWrite1hTokens), 0), coalesce(sum(reasoningTokens), 0), "
         "coalesce(sum(costMicros), 0), sum(costMicros IS NULL) "
-        f"FROM exchanges WHERE at >= ? AND at < ? {grouped}"
+        f"FROM exchanges WHERE _id >= ? AND _id < ? {grouped}"
     )
-    until = query.until if query.until is not None else 2**62
+    until = query.until if query.until is not None else LAST_MOMENT
+    bounds = (first_id_at(query.since), first_id_at(until))
     return [
         _line(tuple(row), len(groups))
-        for row in connection.execute(statement, (query.since, until))
+        for row in connection.execute(statement, bounds)
         if row[len(groups)]
     ]
 

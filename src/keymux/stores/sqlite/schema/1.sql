@@ -24,7 +24,7 @@ CREATE TABLE client_keys (
 ) WITHOUT ROWID;
 
 CREATE TABLE exchanges (
-    _id TEXT PRIMARY KEY,
+    _id TEXT NOT NULL UNIQUE,
     at INTEGER NOT NULL,
     caller TEXT NOT NULL,
     format TEXT NOT NULL,
@@ -50,8 +50,7 @@ CREATE TABLE exchanges (
     firstMs INTEGER NOT NULL,
     tookMs INTEGER NOT NULL,
     upstreamId TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX exchanges_at ON exchanges (at);
+);
 
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
