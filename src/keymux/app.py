@@ -49,7 +49,7 @@ from keymux.upstream.transport import Transport
 FOLLOW_EVERY_S = 0.5
 _AUDIT_PAGE = 1000
 _GC_THRESHOLDS = (50_000, 20, 50)
-"""What lives as long as the process is not looked at again, and the rest not ten times a request."""
+"""What lives as long as the process is never looked at again, and the rest seldom."""
 
 
 def wall_ms() -> int:
@@ -94,8 +94,12 @@ class Application:
         self.pools: dict[str, Pool] = {name: self._pool(name) for name in settings.providers}
         self._effects = Effects(_regimen(settings), time.monotonic, self._luck, self._changed)
         self.keeper = Keeper(
-            self.pools, _KeyStore(self.store, self.actor, self._redactor), self.book.note,
-            self._clocks, self.actor, self.background.spawn,
+            self.pools,
+            _KeyStore(self.store, self.actor, self._redactor),
+            self.book.note,
+            self._clocks,
+            self.actor,
+            self.background.spawn,
         )
         self.gateway = Gateway(self._parts())
         self._seen = 0
@@ -103,8 +107,13 @@ class Application:
     def _parts(self) -> Parts:
         retry = self.settings.retry
         leasing = Leasing(
-            self.pools, self._effects, clock=time.monotonic, luck=self._luck,
-            queue_s=retry.queue_s, queue_length=retry.queue_length, waited=self.metrics.queued,
+            self.pools,
+            self._effects,
+            clock=time.monotonic,
+            luck=self._luck,
+            queue_s=retry.queue_s,
+            queue_length=retry.queue_length,
+            waited=self.metrics.queued,
         )
         return Parts(
             terms=lambda: self._terms,
@@ -129,8 +138,11 @@ class Application:
     def front(self) -> Front:
         """The application as the server calls it."""
         return Front(
-            self.gateway, self.doorkeeper, lambda: self._terms,
-            pages(self.readiness, self.metrics.page), self,
+            self.gateway,
+            self.doorkeeper,
+            lambda: self._terms,
+            pages(self.readiness, self.metrics.page),
+            self,
         )
 
     # -- life ----------------------------------------------------------------------------------
@@ -149,7 +161,10 @@ class Application:
         self.doorkeeper.replace_all(await self.store.clients.load())
         await self.keeper.load()
         for work in (
-            self.book.run(), self.book.keep_tidy(), self.watch.run(), self._follow(),
+            self.book.run(),
+            self.book.keep_tidy(),
+            self.watch.run(),
+            self._follow(),
             self._mind_the_parent(),
         ):
             self.background.spawn(work)
@@ -162,7 +177,8 @@ class Application:
         gc.set_threshold(*_GC_THRESHOLDS)
         self.readiness.is_ready = True
         self.logs.logger.info(
-            "ready", address=f"http://{self.settings.host}:{self.settings.port}",
+            "ready",
+            address=f"http://{self.settings.host}:{self.settings.port}",
             keys={name: len(pool.keys) for name, pool in self.pools.items()},
             interrupted_exchanges=interrupted,
         )
@@ -203,7 +219,7 @@ class Application:
     async def _mind_the_parent(self) -> None:
         """End when the supervisor is gone: nobody would restart or stop this process."""
         parent = os.getppid()
-        while os.getppid() == parent:
+        while os.getppid() == parent:  # noqa: ASYNC110 -- the kernel has no event for it
             await asyncio.sleep(1.0)
         self.logs.logger.error("the supervisor is gone; stopping")
         os.kill(os.getpid(), signal.SIGTERM)
@@ -255,8 +271,13 @@ class Application:
         after = change.condition.status
         self.metrics.transition(change.pool.name, change.before, after, change.reason)
         self.logs.logger.warning(
-            "health", provider=change.pool.name, keys=[key.id for key in change.keys],
-            model=change.model, before=change.before, after=after, reason=change.reason,
+            "health",
+            provider=change.pool.name,
+            keys=[key.id for key in change.keys],
+            model=change.model,
+            before=change.before,
+            after=after,
+            reason=change.reason,
         )
 
     def _report(self, where: str, trace: str) -> None:
@@ -364,4 +385,3 @@ def _fixed(before: Settings, after: Settings) -> list[str]:
     """Changes that only a restart brings into effect."""
     names = ("host", "port", "store", "journal", "log", "retry")
     return [name for name in names if getattr(before, name) != getattr(after, name)]
-

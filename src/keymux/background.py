@@ -19,7 +19,7 @@ class Background:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run something once."""
-        task = asyncio.create_task(self._guarded(work), name=work.__qualname__)  # noqa: TID251 -- the owner
+        task = asyncio.create_task(self._guarded(work), name=_name(work))  # noqa: TID251 -- the owner
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -28,7 +28,7 @@ class Background:
         try:
             await work
         except Exception:  # noqa: BLE001 -- the top of all background work
-            self._report(work.__qualname__, traceback.format_exc())
+            self._report(_name(work), traceback.format_exc())
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -39,3 +39,7 @@ class Background:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _name(work: Coroutine[Any, Any, None]) -> str:
+    return str(getattr(work, "__qualname__", "background"))

@@ -1,7 +1,8 @@
 """The configuration: one JSON file, read once, validated whole, never changed afterwards.
 
-`load` gives a `Settings` or raises `BadConfig` with every problem and its JSON path. A string of the
-form ``env.NAME`` is replaced by the environment variable of that name before anything is checked.
+`load` gives a `Settings` or raises `BadConfig` with every problem and its JSON path. A string of
+the form ``env.NAME`` is replaced by the environment variable of that name before anything is
+checked.
 """
 
 import json
@@ -55,7 +56,7 @@ class ProviderSettings(Section):
     kind: str = Field(description="Its dialect: " + ", ".join(sorted(CATALOGUE)) + ".")
     base_url: str = Field(
         default="",
-        description="https, or http on a loopback address. The dialect's own address when left out.",
+        description="https, or http on a loopback address; the dialect's own when left out.",
     )
     ca_file: str | None = Field(
         default=None, description="PEM file with further certificates to trust for this provider."
@@ -157,7 +158,9 @@ class ModelSettings(Section):
     def _star_only_at_the_end(cls, value: list[str]) -> list[str]:
         for alias in value:
             if not alias or "*" in alias[:-1]:
-                raise ValueError(f"{alias!r}: an alias is a name, and * may only be its last letter")
+                raise ValueError(
+                    f"{alias!r}: an alias is a name, and * may only be its last letter"
+                )
         return value
 
 
@@ -243,7 +246,8 @@ class Settings(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8005, ge=1, le=65_535)
     store: str = Field(
-        default="sqlite:///keymux.db", description="sqlite:///relative.db or sqlite:////absolute.db."
+        default="sqlite:///keymux.db",
+        description="sqlite:///relative.db or sqlite:////absolute.db.",
     )
     journal: str | None = Field(
         default=None,
@@ -253,8 +257,8 @@ class Settings(Section):
     models: list[ModelSettings] = Field(min_length=1)
     metering: Literal["exact", "passthrough"] = Field(
         default="exact",
-        description="exact asks OpenAI streams for usage and hides the extra chunk from clients that "
-        "did not ask; passthrough leaves every byte alone and estimates.",
+        description="exact asks OpenAI streams for usage and hides the extra chunk from clients "
+        "that did not ask; passthrough leaves every byte alone and estimates.",
     )
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
@@ -393,7 +397,8 @@ def _cross_checks(settings: Settings) -> Iterator[str]:
         if not _NAME.match(name):
             yield f"$.providers.{name}: use small letters, digits and _, a letter first, at most 31"
         if not provider.url:
-            yield f"$.providers.{name}.base_url: the dialect {provider.kind!r} has no address of its own"
+            kind = provider.kind
+            yield f"$.providers.{name}.base_url: the dialect {kind!r} has no address of its own"
     names: dict[str, str] = {}
     for index, model in enumerate(settings.models):
         at = f"$.models[{index}]"

@@ -92,8 +92,8 @@ class NotRecognised(ClientFault):
     code = "invalid_client_key"
     status = 401
     says = (
-        "{problem} Send a keymux client key as 'Authorization: Bearer km-...' or 'x-api-key: km-...'; "
-        "the operator makes one with 'keymux clients add'."
+        "{problem} Send a keymux client key as 'Authorization: Bearer km-...' or "
+        "'x-api-key: km-...'; the operator makes one with 'keymux clients add'."
     )
 
 
@@ -146,8 +146,8 @@ class LengthRequired(ClientFault):
     code = "length_required"
     status = 411
     says = (
-        "Requests with Transfer-Encoding are not accepted here: send the body with a Content-Length "
-        "only (operators: limits.chunked_requests)."
+        "Requests with Transfer-Encoding are not accepted here: send the body with a "
+        "Content-Length only (operators: limits.chunked_requests)."
     )
 
 
@@ -172,7 +172,9 @@ class HeadersTooLarge(ClientFault):
 
     code = "headers_too_large"
     status = 431
-    says = "The request headers take {size} bytes, the limit is {limit}; send fewer or shorter ones."
+    says = (
+        "The request headers take {size} bytes, the limit is {limit}; send fewer or shorter ones."
+    )
 
 
 class FormatNotServed(ClientFault):
@@ -216,7 +218,8 @@ class AllThrottled(NoneReady):
     code = "rate_limited"
     status = 429
     says = (
-        "Every upstream key for the model '{model}' is rate-limited; try again in {retry_after_s} s."
+        "Every upstream key for the model '{model}' is rate-limited; "
+        "try again in {retry_after_s} s."
     )
 
 
@@ -294,12 +297,13 @@ class UpstreamFault(Fault):
         answer: Answer | None = None,
         told: float | None = None,
         reason: str = "",
+        retry_after: float | None = None,
         **facts: object,
     ) -> None:
         self.answer = answer
         self.told = told
         self.reason = reason
-        super().__init__(**facts)
+        super().__init__(retry_after=retry_after, **facts)
 
 
 class Unreachable(UpstreamFault):
@@ -353,7 +357,9 @@ class NoReply(UpstreamFault):
     code = "upstream_no_reply"
     status = 502
     blame = Blame.PROVIDER
-    says = "The provider closed the connection without an answer; the request may have been processed."
+    says = (
+        "The provider closed the connection without an answer; the request may have been processed."
+    )
 
 
 class FirstEventLate(UpstreamFault):
@@ -515,7 +521,10 @@ class Redirected(UpstreamFault):
     code = "upstream_redirected"
     status = 502
     blame = Blame.PROVIDER
-    says = "The provider answered with a redirect, which keymux does not follow; the operator has to look at it."
+    says = (
+        "The provider answered with a redirect, which keymux does not follow; "
+        "the operator has to look at it."
+    )
 
 
 class Unintelligible(UpstreamFault):

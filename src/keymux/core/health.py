@@ -227,9 +227,7 @@ def condemn(condition: Condition, *, now: float, reason: str) -> Condition:
     status = AFTER[Event.CONDEMNED][condition.status]
     if status is condition.status:
         return condition
-    return Condition(
-        status=status, reason=reason, generation=condition.generation + 1, since=now
-    )
+    return Condition(status=status, reason=reason, generation=condition.generation + 1, since=now)
 
 
 def heal(condition: Condition, *, now: float, generation: int) -> Condition:
@@ -257,6 +255,4 @@ def by_operator(condition: Condition, event: Event, *, now: float, reason: str) 
     status = AFTER[event][condition.status]
     if status is condition.status and not (event is Event.RESET and status is Status.HEALTHY):
         return condition
-    return Condition(
-        status=status, reason=reason, generation=condition.generation + 1, since=now
-    )
+    return Condition(status=status, reason=reason, generation=condition.generation + 1, since=now)

@@ -5,7 +5,6 @@ that operators know from their databases are spelled as there when a store write
 are Python names.
 """
 
-
 from msgspec import Struct
 
 from keymux.core.health import Status

@@ -13,6 +13,7 @@ the client. After the first payload byte nothing is tried again, so that column 
 from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
+from typing import assert_never
 
 from msgspec import Struct
 
@@ -43,6 +44,9 @@ class Move(Word):
     OTHER_GROUP = "other quota group"
     OTHER_PROVIDER = "other provider"
     SAME_PROVIDER_ONCE = "same provider once"
+
+
+_ONLY_ONCE = frozenset({Move.SAME_KEY_ONCE, Move.OTHER_KEY_ONCE, Move.SAME_PROVIDER_ONCE})
 
 
 class Effect(Word):
@@ -101,12 +105,8 @@ _STOP: tuple[Move, ...] = ()
 
 DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
     {
-        faults.Unreachable: Row(
-            Work.NONE, (_AWAY,), (_AWAY,), (_SAME,), Effect.PROVIDER_DOWN
-        ),
-        faults.CertificateRejected: Row(
-            Work.NONE, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_DOWN
-        ),
+        faults.Unreachable: Row(Work.NONE, (_AWAY,), (_AWAY,), (_SAME,), Effect.PROVIDER_DOWN),
+        faults.CertificateRejected: Row(Work.NONE, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_DOWN),
         faults.EgressFailed: Row(
             Work.NONE, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.EGRESS_DOWN
         ),
@@ -117,31 +117,61 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
             Work.NONE, (_KEY, _AWAY), (_KEY, _AWAY), (_SAME,), Effect.PROVIDER_ERROR
         ),
         faults.NoReply: Row(
-            Work.UNKNOWN, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR,
+            Work.UNKNOWN,
+            (_KEY, _AWAY),
+            (_KEY, _AWAY),
+            _STOP,
+            Effect.PROVIDER_ERROR,
             ambiguous=True,
         ),
         faults.FirstEventLate: Row(
-            Work.UNKNOWN, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.MODEL_FAILURE,
-            ambiguous=True, needs_half=True,
+            Work.UNKNOWN,
+            (_KEY, _AWAY),
+            (_KEY, _AWAY),
+            _STOP,
+            Effect.MODEL_FAILURE,
+            ambiguous=True,
+            needs_half=True,
         ),
         faults.UpstreamTimedOut: Row(
-            Work.UNKNOWN, (_AWAY, _KEY), (_AWAY, _KEY), _STOP, Effect.PROVIDER_ERROR,
-            ambiguous=True, theirs=True,
+            Work.UNKNOWN,
+            (_AWAY, _KEY),
+            (_AWAY, _KEY),
+            _STOP,
+            Effect.PROVIDER_ERROR,
+            ambiguous=True,
+            theirs=True,
         ),
         faults.ServerFailed: Row(
-            Work.UNKNOWN, (_ONCE, _AWAY), (_ONCE, _AWAY), _STOP, Effect.MODEL_FAILURE,
+            Work.UNKNOWN,
+            (_ONCE, _AWAY),
+            (_ONCE, _AWAY),
+            _STOP,
+            Effect.MODEL_FAILURE,
             theirs=True,
         ),
         faults.BadGateway: Row(
-            Work.UNKNOWN, (_AWAY, _BACK), (_AWAY, _BACK), _STOP, Effect.PROVIDER_DOWN,
+            Work.UNKNOWN,
+            (_AWAY, _BACK),
+            (_AWAY, _BACK),
+            _STOP,
+            Effect.PROVIDER_DOWN,
             theirs=True,
         ),
         faults.Unavailable: Row(
-            Work.NONE, (_AWAY, _BACK), (_AWAY, _BACK), _STOP, Effect.PROVIDER_DOWN,
+            Work.NONE,
+            (_AWAY, _BACK),
+            (_AWAY, _BACK),
+            _STOP,
+            Effect.PROVIDER_DOWN,
             theirs=True,
         ),
         faults.Overloaded: Row(
-            Work.NONE, (_AWAY, _BACK), (_AWAY, _BACK), _STOP, Effect.PROVIDER_TOLD,
+            Work.NONE,
+            (_AWAY, _BACK),
+            (_AWAY, _BACK),
+            _STOP,
+            Effect.PROVIDER_TOLD,
             theirs=True,
         ),
         faults.KeyThrottled: Row(
@@ -159,9 +189,7 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
         faults.KeyRevoked: Row(
             Work.NONE, (_GROUP, _AWAY), (_GROUP, _AWAY), _STOP, Effect.GROUP_QUARANTINED
         ),
-        faults.PolicyBlocked: Row(
-            Work.NONE, _STOP, _STOP, _STOP, Effect.PROVIDER_BLOCKED
-        ),
+        faults.PolicyBlocked: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.PROVIDER_BLOCKED),
         faults.ModelNotPermitted: Row(
             Work.NONE, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.MODEL_OFF
         ),
@@ -172,16 +200,16 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
         faults.ContextTooLong: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.NONE, theirs=True),
         faults.ContentRefused: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.NONE, theirs=True),
         faults.Redirected: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.PROVIDER_DOWN),
-        faults.Unintelligible: Row(
-            Work.UNKNOWN, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_ERROR
-        ),
+        faults.Unintelligible: Row(Work.UNKNOWN, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_ERROR),
         faults.EmptyReply: Row(
-            Work.UNKNOWN, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR,
+            Work.UNKNOWN,
+            (_KEY, _AWAY),
+            (_KEY, _AWAY),
+            _STOP,
+            Effect.PROVIDER_ERROR,
             ambiguous=True,
         ),
-        faults.Truncated: Row(
-            Work.DONE, _STOP, (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR
-        ),
+        faults.Truncated: Row(Work.DONE, _STOP, (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR),
         faults.StreamBroken: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
         faults.StreamStalled: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
         faults.DrainLate: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.NONE),
@@ -276,31 +304,27 @@ def next_steps(
     return tuple(step for step in steps if step.pause_s + SHORTEST_ATTEMPT_S <= situation.left_s)
 
 
-def _is_spent(
-    failed: Sequence[FailedAttempt], patience: Patience, situation: Situation
-) -> bool:
+def _is_spent(failed: Sequence[FailedAttempt], patience: Patience, situation: Situation) -> bool:
+    """Whether the limits of the exchange forbid another attempt."""
     rows = [DECISIONS[type(attempt.fault)] for attempt in failed]
-    last = rows[-1]
-    if situation.left_s < SHORTEST_ATTEMPT_S:
-        return True
-    if sum(row.counted for row in rows) >= patience.attempts:
-        return True
-    if sum(row.work is not Work.NONE for row in rows) >= patience.processed:
-        return True
-    if last.needs_half and situation.left_s < situation.total_s / 2:
-        return True
-    if not last.ambiguous:
-        return False
-    repeatable = situation.kind is Kind.REPEATABLE
-    allowed = patience.ambiguous_repeatable if repeatable else patience.ambiguous
-    if sum(row.ambiguous for row in rows) > allowed:
-        return True
-    return not repeatable and situation.cost_micros > patience.ambiguous_max_cost_micros
+    return (
+        situation.left_s < SHORTEST_ATTEMPT_S
+        or sum(row.counted for row in rows) >= patience.attempts
+        or sum(row.work is not Work.NONE for row in rows) >= patience.processed
+        or (rows[-1].needs_half and situation.left_s < situation.total_s / 2)
+        or (rows[-1].ambiguous and _is_too_risky(rows, patience, situation))
+    )
 
 
-def _is_last_chance(
-    route: Route, failed: Sequence[FailedAttempt], patience: Patience
-) -> bool:
+def _is_too_risky(rows: Sequence[Row], patience: Patience, situation: Situation) -> bool:
+    """Whether repeating work that may be billed already would cost too much."""
+    times = sum(row.ambiguous for row in rows)
+    if situation.kind is Kind.REPEATABLE:
+        return times > patience.ambiguous_repeatable
+    return times > patience.ambiguous or situation.cost_micros > patience.ambiguous_max_cost_micros
+
+
+def _is_last_chance(route: Route, failed: Sequence[FailedAttempt], patience: Patience) -> bool:
     """True when only one attempt is left and another provider has not been asked yet."""
     counted = sum(DECISIONS[type(attempt.fault)].counted for attempt in failed)
     return counted == patience.attempts - 1 and bool(_untried(route, failed))
@@ -320,26 +344,26 @@ def _steps(
         return tuple(Step(target, pause_s=pause) for target in _untried(route, failed))
     here = [attempt for attempt in failed if attempt.target == last.target]
     again = sum(type(attempt.fault) is type(last.fault) for attempt in here) > 1
+    if again and move in _ONLY_ONCE:
+        return ()
     keys = frozenset(attempt.key for attempt in here)
     match move:
-        case Move.OTHER_KEY:
-            return (Step(last.target, avoid_keys=keys, pause_s=_key_pause(last, situation, pause)),)
-        case Move.OTHER_KEY_ONCE if not again:
+        case Move.OTHER_KEY | Move.OTHER_KEY_ONCE:
             return (Step(last.target, avoid_keys=keys, pause_s=_key_pause(last, situation, pause)),)
         case Move.OTHER_GROUP:
             groups = frozenset(attempt.group for attempt in here)
             return (Step(last.target, avoid_keys=keys, avoid_groups=groups, pause_s=pause),)
-        case Move.SAME_KEY_ONCE if not again:
+        case Move.SAME_KEY_ONCE:
             return (Step(last.target, only_key=last.key),)
-        case Move.SAME_PROVIDER_ONCE if not again:
+        case Move.SAME_PROVIDER_ONCE:
             return _same_provider(last, situation)
         case _:
-            return ()
+            assert_never(move)
 
 
 def _hop_pause(failures: int, luck: float) -> float:
     """Full jitter up to 250 ms before another key or provider is asked."""
-    return luck * min(0.25, 0.025 * 2 ** (failures - 1))
+    return luck * min(0.25, 0.025 * 2.0 ** (failures - 1))
 
 
 def _key_pause(last: FailedAttempt, situation: Situation, hop: float) -> float:

@@ -234,8 +234,9 @@ def _first_event_s(exchange: Exchange) -> float:
 
 
 def body_for(request: ClientRequest, route: Route, model: str) -> bytes:
-    """The body an upstream gets: the client's, but for the model's name and, if it has to be
-    metered exactly, the wish for usage.
+    """The body an upstream gets: the client's, but for two things.
+
+    The model's name is the one it has there, and a stream that has to be metered asks for usage.
     """
     body = request.body
     if model != request.model or splice.may_repeat(body, "model"):

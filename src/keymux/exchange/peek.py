@@ -51,9 +51,21 @@ class StreamReply:
         meter: what it used so far.
     """
 
-    __slots__ = ("_events", "_format", "_framer", "_held", "_overhead", "_seen", "_strip", "answer", "meter")
+    __slots__ = (
+        "_events",
+        "_format",
+        "_framer",
+        "_held",
+        "_overhead",
+        "_seen",
+        "_strip",
+        "answer",
+        "meter",
+    )
 
-    def __init__(self, answer: Answer, wire: Format, event_bytes: int, *, strip_usage: bool) -> None:
+    def __init__(
+        self, answer: Answer, wire: Format, event_bytes: int, *, strip_usage: bool
+    ) -> None:
         self.answer = answer
         self.meter: Meter = wire.meter()
         self._format = wire
@@ -124,9 +136,7 @@ class StreamReply:
         if b'"usage"' not in block:
             return block
         return b"".join(
-            event
-            for event in sse.split(block)
-            if not self._format.is_extra_usage(sse.parse(event))
+            event for event in sse.split(block) if not self._format.is_extra_usage(sse.parse(event))
         )
 
     async def drain(self) -> None:
@@ -197,8 +207,6 @@ async def open_stream(
         if _is_error(body):
             raise read_error(body)
         raise Unintelligible(reason=answer.content_type or "no content type")
-    reply = StreamReply(
-        answer, request.format, event_bytes, strip_usage=not request.wants_usage
-    )
+    reply = StreamReply(answer, request.format, event_bytes, strip_usage=not request.wants_usage)
     await reply.open(read_error)
     return reply

@@ -107,19 +107,23 @@ class Client(Protocol):
 
 
 class Answer(Protocol):
-    """An upstream's answer, still arriving.
+    """An upstream's answer, still arriving."""
 
-    Attributes:
-        status: HTTP status, 2xx.
-        content_type: of the body, lower case, without parameters.
-        headers: those a client may see, without the request id.
-        request_id: the upstream's; empty for none.
-    """
+    @property
+    def status(self) -> int:
+        """HTTP status, 2xx."""
 
-    status: int
-    content_type: str
-    headers: RawHeaders
-    request_id: str
+    @property
+    def content_type(self) -> str:
+        """Of the body, lower case, without parameters."""
+
+    @property
+    def headers(self) -> RawHeaders:
+        """Those a client may see, without the request id."""
+
+    @property
+    def request_id(self) -> str:
+        """The upstream's; empty for none."""
 
     async def chunk(self) -> bytes | None:
         """The next bytes of the body, None at its end; raises Truncated when it is cut."""
@@ -129,13 +133,11 @@ class Answer(Protocol):
 
 
 class Ask(Protocol):
-    """One attempt at an upstream.
+    """One attempt at an upstream."""
 
-    Attributes:
-        is_open: there is an answer that was not read to its end.
-    """
-
-    is_open: bool
+    @property
+    def is_open(self) -> bool:
+        """There is an answer that was not read to its end."""
 
     async def answer(self) -> Answer:
         """Send the request; raises an UpstreamFault unless the answer is 2xx."""

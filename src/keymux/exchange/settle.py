@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from keymux.core.faults import ClientGone, ClientStalled, Fault, Internal, UpstreamFault
 from keymux.core.pricing import cost_micros
@@ -38,9 +39,23 @@ class Bill:
     """
 
     __slots__ = (
-        "_at", "_attempts", "_busy_s", "_caller", "_first_at", "_incoming", "_ledger", "_request",
-        "_route", "_served", "_tokens", "_upstream_id", "_watched", "bound_micros",
-        "prompt_tokens", "status", "tries",
+        "_at",
+        "_attempts",
+        "_busy_s",
+        "_caller",
+        "_first_at",
+        "_incoming",
+        "_ledger",
+        "_request",
+        "_route",
+        "_served",
+        "_tokens",
+        "_upstream_id",
+        "_watched",
+        "bound_micros",
+        "prompt_tokens",
+        "status",
+        "tries",
     )
 
     def __init__(
@@ -133,7 +148,7 @@ class Bill:
         return self._watched.clock()
 
     # -- settling ------------------------------------------------------------------------------
-    def __enter__(self) -> "Bill":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -220,7 +235,10 @@ class AttemptNote:
         target = lease.target
         self._started = bill.begun(
             AttemptRecord(
-                target.provider, target.model, lease.key.id, lease.egress,
+                target.provider,
+                target.model,
+                lease.key.id,
+                lease.egress,
                 started_ms=self._started_ms,
             )
         )

@@ -8,7 +8,7 @@ gets a listener for the client's leaving; a stream that is silent towards its cl
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from keymux.core.faults import ClientGone, DeadlineReached, Fault
 
@@ -50,8 +50,20 @@ class Watched:
     """
 
     __slots__ = (
-        "_client", "_listener", "_listens", "_pulse", "_seconds", "_task", "_total", "_watch",
-        "clock", "deadline", "fault", "started", "tripped", "until",
+        "_client",
+        "_listener",
+        "_listens",
+        "_pulse",
+        "_seconds",
+        "_task",
+        "_total",
+        "_watch",
+        "clock",
+        "deadline",
+        "fault",
+        "started",
+        "tripped",
+        "until",
     )
 
     def __init__(self, watch: "Watch", client: Leaver, seconds: float) -> None:
@@ -113,7 +125,7 @@ class Watched:
         if self._task is not None:
             self._task.uncancel()
 
-    def __enter__(self) -> "Watched":
+    def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._watch.running.add(self)
         return self

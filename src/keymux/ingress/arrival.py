@@ -17,20 +17,30 @@ from keymux.core.vocabulary import Kind, Operation
 from keymux.exchange.ports import ClientRequest, Rules
 from keymux.exchange.watch import Watched
 from keymux.ingress.answering import Message, Receive
+from keymux.settings import Limits
 from keymux.upstream.request import USER_AGENT
 from keymux.wire.formats import Format
 
 _FORWARDED = frozenset(
     {
-        b"content-type", b"accept", b"user-agent", b"x-app", b"openai-beta", b"idempotency-key",
+        b"content-type",
+        b"accept",
+        b"user-agent",
+        b"x-app",
+        b"openai-beta",
+        b"idempotency-key",
         b"x-client-request-id",
     }
 )
 _FORWARDED_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-code-")
 _READ = frozenset(
     {
-        b"authorization", b"x-api-key", b"content-length", b"content-encoding",
-        b"transfer-encoding", b"x-request-timeout",
+        b"authorization",
+        b"x-api-key",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"x-request-timeout",
     }
 )
 _LONGEST_QUERY = 8192
@@ -102,7 +112,14 @@ class Arrival:
     """
 
     __slots__ = (
-        "_head", "_query", "_receive", "client_keys", "format", "id", "operation", "timeout_s",
+        "_head",
+        "_query",
+        "_receive",
+        "client_keys",
+        "format",
+        "id",
+        "operation",
+        "timeout_s",
     )
 
     def __init__(
@@ -152,22 +169,16 @@ class Arrival:
         )
 
     def _check_head(self, rules: Rules) -> None:
-        read, limits = self._head.read, rules.limits
-        if self._head.size > limits.header_bytes:
-            raise HeadersTooLarge(size=self._head.size, limit=limits.header_bytes)
-        if self._head.hosts != 1:
-            raise BadRequest(problem=f"Send one Host header, not {self._head.hosts}.")
+        head, limits = self._head, rules.limits
+        if head.size > limits.header_bytes:
+            raise HeadersTooLarge(size=head.size, limit=limits.header_bytes)
+        if head.hosts != 1:
+            raise BadRequest(problem=f"Send one Host header, not {head.hosts}.")
         if not self._query.isascii() or len(self._query) > _LONGEST_QUERY:
             raise BadRequest(problem="The query string is too long or not ASCII.")
-        if b"transfer-encoding" in read:
-            if not limits.chunked_requests:
-                raise LengthRequired
-            if read[b"transfer-encoding"].strip().lower() != b"chunked":
-                raise BadRequest(problem="The only Transfer-Encoding taken is 'chunked'.")
-        encoding = read.get(b"content-encoding")
-        if encoding is not None and encoding.strip().lower() not in {b"identity", b""}:
-            raise UnsupportedEncoding(encoding=encoding[:40].decode("latin-1"))
-        length = read.get(b"content-length", b"0")
+        if b"transfer-encoding" in head.read or b"content-encoding" in head.read:
+            _check_encodings(head, limits)
+        length = head.read.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limits.body_bytes:
             raise RequestTooLarge(limit=limits.body_bytes)
 
@@ -188,6 +199,17 @@ class Arrival:
         raise ClientGone
 
 
+def _check_encodings(head: Head, limits: Limits) -> None:
+    transfer = head.read.get(b"transfer-encoding")
+    if transfer is not None and not limits.chunked_requests:
+        raise LengthRequired
+    if transfer is not None and transfer.strip().lower() != b"chunked":
+        raise BadRequest(problem="The only Transfer-Encoding taken is 'chunked'.")
+    content = head.read.get(b"content-encoding", b"").strip().lower()
+    if content not in {b"identity", b""}:
+        raise UnsupportedEncoding(encoding=content[:40].decode("latin-1"))
+
+
 def client_keys(head: Head) -> tuple[str, ...]:
     """The secrets a request shows: as bearer token, as x-api-key, or both."""
     found: list[str] = []
@@ -206,4 +228,3 @@ def _seconds(value: bytes) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds < 1e6 else None  # noqa: PLR2004 -- beyond any deadline
-

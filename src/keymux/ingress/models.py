@@ -1,4 +1,4 @@
-"""``GET /v1/models`` and ``/v1/models/{id}``: one object shape that satisfies both official SDKs."""
+"""``GET /v1/models`` and ``/v1/models/{id}``: one shape that satisfies both official SDKs."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -28,9 +28,7 @@ def _shape(model: Model) -> dict[str, object]:
 
 def _allowed(routes: Routes, caller: Caller) -> Iterable[Model]:
     return (
-        model
-        for model in routes.models.values()
-        if not caller.models or model.id in caller.models
+        model for model in routes.models.values() if not caller.models or model.id in caller.models
     )
 
 

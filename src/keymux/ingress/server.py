@@ -82,7 +82,7 @@ class Server(MPServer):
         """Drain; the second time, end."""
         self._pass_on(END_NOW if self._asked_to_stop else DRAIN)
         self._asked_to_stop = True
-        super().signal_handler_interrupt(*args, **kwargs)
+        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]  # -- granian's
 
     def signal_handler_reload(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002 -- theirs
         """Read the config again; the workers do it themselves."""
@@ -91,5 +91,5 @@ class Server(MPServer):
     def _pass_on(self, number: signal.Signals) -> None:
         for worker in self.wrks:
             pid = worker.inner.pid
-            if pid is not None and worker.is_alive():
+            if pid is not None and worker.inner.is_alive():
                 os.kill(pid, number)

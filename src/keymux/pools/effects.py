@@ -233,7 +233,7 @@ class Effects:
         self._settle(lease, gate, after, fault.reason)
 
     # -- common ------------------------------------------------------------------------------
-    def _cooled(  # noqa: PLR0913 -- each is a separate fact
+    def _cooled(
         self,
         lease: Lease,
         gate: Gate,
@@ -272,14 +272,10 @@ class Effects:
         else:
             lease.pool.wake_later(gate, waking, model)
         if moved or after.until != before.until:
-            self._tell(
-                Change(lease.pool, keys, model, whole_group, before.status, after, reason)
-            )
+            self._tell(Change(lease.pool, keys, model, whole_group, before.status, after, reason))
 
 
-def _scope(
-    lease: Lease, gate: Gate, key: UpstreamKey
-) -> tuple[tuple[UpstreamKey, ...], str, bool]:
+def _scope(lease: Lease, gate: Gate, key: UpstreamKey) -> tuple[tuple[UpstreamKey, ...], str, bool]:
     """The keys and the model a gate is about, and whether it is the whole group's."""
     pool, model = lease.pool, lease.target.model
     if gate is pool.gate or gate in pool.egress_gates.values():

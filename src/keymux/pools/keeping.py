@@ -53,7 +53,7 @@ class Keeper:
         spawn: starts a task that the application owns.
     """
 
-    def __init__(  # noqa: PLR0913 -- the composition root names each
+    def __init__(
         self,
         pools: Mapping[str, Pool],
         store: KeyStore,

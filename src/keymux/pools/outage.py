@@ -56,7 +56,8 @@ class OutageWatch:
     def rolled_back(self) -> tuple[Suspect, ...]:
         """The keys whose condition is to be restored; they are forgotten here."""
         innocent = tuple(
-            suspect for _, suspect in self._failed.values()
+            suspect
+            for _, suspect in self._failed.values()
             if suspect.gate.condition is suspect.after
         )
         self._failed.clear()

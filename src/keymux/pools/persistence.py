@@ -120,9 +120,7 @@ def _shade_condition(shade: Shade, gate: Gate, clocks: Clocks) -> Condition:
     )
 
 
-def _until(
-    status: Status, stored: int | None, clocks: Clocks, key: UpstreamKey
-) -> float | None:
+def _until(status: Status, stored: int | None, clocks: Clocks, key: UpstreamKey) -> float | None:
     if status in {Status.HEALTHY, Status.QUARANTINED, Status.DISABLED} or key.replaced:
         return None
     return clocks.monotonic() if stored is None else clocks.from_wall(stored)

@@ -32,7 +32,15 @@ class UpstreamKey:
     """
 
     __slots__ = (
-        "gate", "group", "id", "is_out", "label", "lanes", "models", "replaced", "secret",
+        "gate",
+        "group",
+        "id",
+        "is_out",
+        "label",
+        "lanes",
+        "models",
+        "replaced",
+        "secret",
     )
 
     def __init__(self, key_id: str, secret: str, group: "Group", label: str = "") -> None:
@@ -277,4 +285,3 @@ def _fits(key: UpstreamKey, step: Step) -> bool:
     if step.only_key is not None:
         return key.id == step.only_key
     return key.id not in step.avoid_keys and key.group.name not in step.avoid_groups
-

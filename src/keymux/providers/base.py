@@ -6,6 +6,7 @@ statuses: a spent key of a LiteLLM proxy answers 400 in one version and 429 in t
 
 import re
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from re import Pattern
 from types import MappingProxyType
 
@@ -50,7 +51,9 @@ class Sign(Struct, frozen=True):
         return found is not None and found[0].encode() not in request
 
 
-def sign(fault: type[UpstreamFault], *names: str, statuses: tuple[int, ...] = (), words: str = "") -> Sign:
+def sign(
+    fault: type[UpstreamFault], *names: str, statuses: tuple[int, ...] = (), words: str = ""
+) -> Sign:
     """A `Sign`, with the words as a regular expression that ignores case."""
     return Sign(
         fault=fault,
@@ -73,9 +76,15 @@ COMMON_SIGNS: tuple[Sign, ...] = (
     ),
     sign(
         faults.KeySpent,
-        "insufficient_quota", "budget_exceeded", "exceededbudget", "insufficient_balance_error",
-        "credit_balance_exhausted", "billing_hard_limit_reached", "billing_error",
-        "enforced_spend_limit_reached", "insufficient_user_quota",
+        "insufficient_quota",
+        "budget_exceeded",
+        "exceededbudget",
+        "insufficient_balance_error",
+        "credit_balance_exhausted",
+        "billing_hard_limit_reached",
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "insufficient_user_quota",
     ),
     sign(
         faults.KeySpent,
@@ -86,7 +95,9 @@ COMMON_SIGNS: tuple[Sign, ...] = (
     ),
     sign(
         faults.PolicyBlocked,
-        "unsupported_country_region_territory", "ip_not_authorized", "ip_address_not_allowed",
+        "unsupported_country_region_territory",
+        "ip_not_authorized",
+        "ip_address_not_allowed",
     ),
     sign(
         faults.PolicyBlocked,
@@ -103,7 +114,10 @@ COMMON_SIGNS: tuple[Sign, ...] = (
     sign(faults.ContentRefused, "content_policy_violation", "content_filter"),
     sign(
         faults.KeyRejected,
-        "api_key_invalid", "invalid_api_key", "token_not_found_in_db", "expired_key",
+        "api_key_invalid",
+        "invalid_api_key",
+        "token_not_found_in_db",
+        "expired_key",
     ),
     sign(faults.KeyRejected, statuses=(400,), words=r"api key (is )?(not valid|invalid)"),
     sign(faults.ModelNotPermitted, "key_model_access_denied", "model_not_allowed"),
@@ -170,7 +184,9 @@ class Provider(Struct, frozen=True):
         """Whether it serves a format at all."""
         return (wire_format, Operation.GENERATE) in self.paths
 
-    def fault(self, complaint: Complaint, *, request: bytes, told: float | None) -> type[UpstreamFault]:
+    def fault(
+        self, complaint: Complaint, *, request: bytes, told: float | None
+    ) -> type[UpstreamFault]:
         """What a complaint means.
 
         Args:
@@ -186,11 +202,13 @@ class Provider(Struct, frozen=True):
 
 def _by_status(complaint: Complaint, told: float | None) -> type[UpstreamFault]:
     status = complaint.status
-    if status == 503 and told is not None:  # noqa: PLR2004
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and told is not None:
         return faults.Overloaded
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    return faults.ServerFailed if status >= 500 else faults.RequestRefused  # noqa: PLR2004
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return faults.ServerFailed
+    return faults.RequestRefused
 
 
 BOTH_FORMATS: Mapping[tuple[WireFormat, Operation], str] = MappingProxyType(

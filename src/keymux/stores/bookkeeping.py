@@ -2,8 +2,8 @@
 
 Booking returns at once: an entry is copied into the journal and put into a queue. One background
 loop writes the queue to the store in batches. While the store is away the queue is kept up to a
-limit; beyond that entries live in the journal alone and are read back from there. Every write can be
-repeated, because the store knows exchanges and transitions by their ids.
+limit; beyond that entries live in the journal alone and are read back from there. Every write can
+be repeated, because the store knows exchanges and transitions by their ids.
 """
 
 import asyncio
@@ -156,8 +156,10 @@ class Bookkeeper:
         batch = _batch(entries)
         await self._ledger.write(batch)
         self.written += len(batch.rows)
-        for entry in (*batch.rows, *batch.transitions):
-            self._journal.release(entry.id)
+        for row in batch.rows:
+            self._journal.release(row.id)
+        for transition in batch.transitions:
+            self._journal.release(transition.id)
 
     async def _catch_up(self) -> None:
         """Write what lives in the journal alone."""

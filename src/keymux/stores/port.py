@@ -78,9 +78,7 @@ class BackupKeys(Protocol):
     async def load(self, provider: str) -> list[BackupKeyRecord]:
         """All of them, oldest first."""
 
-    async def add(
-        self, provider: str, records: Sequence[BackupKeyRecord], actor: str
-    ) -> list[str]:
+    async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
 
     async def promote(self, provider: str, dead_key: str, *, at: int, actor: str) -> str | None:
@@ -138,11 +136,25 @@ class Audit(Protocol):
 class Store(Protocol):
     """A store, open."""
 
-    keys: Keys
-    backups: BackupKeys
-    clients: ClientKeys
-    ledger: Ledger
-    audit: Audit
+    @property
+    def keys(self) -> Keys:
+        """Upstream keys."""
+
+    @property
+    def backups(self) -> BackupKeys:
+        """Backup keys."""
+
+    @property
+    def clients(self) -> ClientKeys:
+        """Client keys."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Settled exchanges."""
+
+    @property
+    def audit(self) -> Audit:
+        """Who changed what."""
 
     async def prepare(self, providers: Sequence[str]) -> list[str]:
         """Create what is missing, bring the schema up to date; says what was done.

@@ -154,40 +154,56 @@ class Metrics(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         yield _counter(
-            "keymux_requests", "Exchanges by outcome.",
-            ("route", "client_format", "model", "provider", "outcome"), self._requests,
+            "keymux_requests",
+            "Exchanges by outcome.",
+            ("route", "client_format", "model", "provider", "outcome"),
+            self._requests,
         )
         yield _counter(
-            "keymux_upstream_attempts", "Attempts by outcome.", ("provider", "outcome"),
+            "keymux_upstream_attempts",
+            "Attempts by outcome.",
+            ("provider", "outcome"),
             self._attempts,
         )
         yield _counter(
             "keymux_tokens", "Tokens by class.", ("provider", "model", "kind"), self._tokens
         )
         yield _counter(
-            "keymux_cost_usd", "Cost in US dollars.", ("provider", "model"),
+            "keymux_cost_usd",
+            "Cost in US dollars.",
+            ("provider", "model"),
             {labels: micros / 1_000_000 for labels, micros in self._cost.items()},
         )
         yield _counter(
-            "keymux_key_transitions", "Changes of health.", ("provider", "from", "to", "reason"),
+            "keymux_key_transitions",
+            "Changes of health.",
+            ("provider", "from", "to", "reason"),
             self._transitions,
         )
         yield _counter(
-            "keymux_turned_away", "Requests refused before their caller was known.",
-            ("client_format", "code"), self._turned_away,
+            "keymux_turned_away",
+            "Requests refused before their caller was known.",
+            ("client_format", "code"),
+            self._turned_away,
         )
 
     def _histograms(self) -> Iterator[Metric]:
         yield _histogram(
-            "keymux_upstream_latency_seconds", "How long attempts took.", ("provider",),
+            "keymux_upstream_latency_seconds",
+            "How long attempts took.",
+            ("provider",),
             self._latency.items(),
         )
         yield _histogram(
-            "keymux_time_to_first_token_seconds", "Until the answer began.",
-            ("provider", "model"), self._first.items(),
+            "keymux_time_to_first_token_seconds",
+            "Until the answer began.",
+            ("provider", "model"),
+            self._first.items(),
         )
         yield _histogram(
-            "keymux_overhead_seconds", "Time of an exchange in which no attempt ran.", (),
+            "keymux_overhead_seconds",
+            "Time of an exchange in which no attempt ran.",
+            (),
             [((), self._overhead)],
         )
         yield _histogram(
@@ -200,17 +216,19 @@ class Metrics(Collector):
         yield _gauge("keymux_ready", "1 when requests are taken.", (), {(): int(now.ready)})
         yield _gauge("keymux_active_exchanges", "In flight.", (), {(): now.running})
         yield _gauge(
-            "keymux_usage_outbox_depth", "Entries the store does not have yet.", (),
+            "keymux_usage_outbox_depth",
+            "Entries the store does not have yet.",
+            (),
             {(): now.outbox},
         )
         yield _counter(
-            "keymux_log_lines_dropped", "Log lines that nobody read in time.", (),
+            "keymux_log_lines_dropped",
+            "Log lines that nobody read in time.",
+            (),
             {(): now.dropped_log_lines},
         )
         yield _gauge("keymux_keys", "Upstream keys.", ("provider", "state"), now.keys)
-        yield _gauge(
-            "keymux_backup_keys", "Backup keys.", ("provider", "state"), now.backup_keys
-        )
+        yield _gauge("keymux_backup_keys", "Backup keys.", ("provider", "state"), now.backup_keys)
         yield _gauge(
             "keymux_key_up", "1 when the key is in rotation.", ("provider", "key"), now.key_up
         )

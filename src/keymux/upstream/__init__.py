@@ -1,1 +1,1 @@
-"""The network out: ``transport`` holds one HTTP client per way out, ``asking`` makes one attempt."""
+"""The network out: ``transport`` holds an HTTP client per way out, ``asking`` makes one attempt."""

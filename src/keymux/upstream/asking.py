@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 from pyreqwest.client import Client
@@ -178,9 +179,7 @@ class Ask:
             body=clean,
             headers=(*head.headers, *head.id_headers()) if head else _JSON,
         )
-        fault = read_fault(
-            self._provider, complaint, answer, request=self._request.body, told=told
-        )
+        fault = read_fault(self._provider, complaint, answer, request=self._request.body, told=told)
         if not complaint.told:
             fault.answer = None  # a page of HTML is no answer for a program
         return fault
@@ -200,8 +199,18 @@ class UpstreamAnswer:
     """
 
     __slots__ = (
-        "_ask", "_id_header", "_inflate", "_inflated", "_length", "_limit", "_read", "_reader", "content_type",
-        "headers", "request_id", "status",
+        "_ask",
+        "_id_header",
+        "_inflate",
+        "_inflated",
+        "_length",
+        "_limit",
+        "_read",
+        "_reader",
+        "content_type",
+        "headers",
+        "request_id",
+        "status",
     )
 
     def __init__(self, ask: Ask, response: Response, provider: Provider, limit: int) -> None:
@@ -209,7 +218,7 @@ class UpstreamAnswer:
         self.status = response.status
         written = response.get_header("content-type") or ""
         self.content_type = written.partition(";")[0].strip().lower()
-        self.headers = _visible(response, written, passed_on=self.status >= 400)  # noqa: PLR2004
+        self.headers = _visible(response, written, passed_on=self.status >= HTTPStatus.BAD_REQUEST)
         self._id_header, self.request_id = _request_id(response, provider)
         self._reader: ResponseBodyReader = response.body_reader
         self._inflate = _decoder(response.get_header("content-encoding"))

@@ -5,7 +5,6 @@ from msgspec import Struct
 from keymux import __version__
 from keymux.core.vocabulary import Operation, WireFormat
 
-
 USER_AGENT = f"keymux/{__version__}"
 """What we call ourselves where a client does not name itself."""
 

@@ -8,6 +8,7 @@ compaction and advisor turns, so the bill is the sum over the iterations. A stre
 """
 
 import re
+from http import HTTPStatus
 from types import MappingProxyType
 
 import msgspec
@@ -228,11 +229,16 @@ class AnthropicMeter:
 def _error(fault: Fault, request_id: str) -> bytes:
     kind = _TYPES.get(fault.status)
     if kind is None:
-        kind = "invalid_request_error" if fault.status < 500 else "api_error"  # noqa: PLR2004
+        theirs = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        kind = "api_error" if theirs else "invalid_request_error"
     return msgspec.json.encode(
         {
             "type": "error",
-            "error": {"type": kind, "message": fault.message, "details": {"error_code": fault.code}},
+            "error": {
+                "type": kind,
+                "message": fault.message,
+                "details": {"error_code": fault.code},
+            },
             "request_id": request_id,
         }
     )

@@ -7,6 +7,7 @@ in every chunk or beside the finish reason, so the last one that is not null cou
 """
 
 import re
+from http import HTTPStatus
 from types import MappingProxyType
 
 import msgspec
@@ -256,7 +257,8 @@ class OpenAiMeter:
 def _error(fault: Fault) -> dict[str, object]:
     kind = _TYPES.get(fault.status)
     if kind is None:
-        kind = "invalid_request_error" if fault.status < 500 else "server_error"  # noqa: PLR2004
+        theirs = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        kind = "server_error" if theirs else "invalid_request_error"
     return {"message": fault.message, "type": kind, "param": None, "code": fault.code}
 
 

@@ -34,8 +34,15 @@ def write(connection: sqlite3.Connection, entry: Entry) -> bool:
         "INSERT INTO audit (_id, at, actor, action, provider, subject, before, after, reason) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (_id) DO NOTHING",
         (
-            entry.id, entry.at, entry.actor, entry.action, entry.provider, entry.subject,
-            entry.before, entry.after, entry.reason,
+            entry.id,
+            entry.at,
+            entry.actor,
+            entry.action,
+            entry.provider,
+            entry.subject,
+            entry.before,
+            entry.after,
+            entry.reason,
         ),
     )
     return done.rowcount == 1

@@ -3,8 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 
-
-
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
@@ -27,9 +25,7 @@ class SqliteBackupKeys:
             lambda connection: [_record(row) for row in connection.execute(statement)]
         )
 
-    async def add(
-        self, provider: str, records: Sequence[BackupKeyRecord], actor: str
-    ) -> list[str]:
+    async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
 
         def work(connection: sqlite3.Connection) -> list[str]:
@@ -114,14 +110,19 @@ def _promote(
     if row is None:
         return None
     spare = _record(row)
-    fresh = KeyRecord(
-        id=spare.id, secret=spare.secret, label=spare.label, created_at=at
-    )
+    fresh = KeyRecord(id=spare.id, secret=spare.secret, label=spare.label, created_at=at)
     keys.insert(connection, provider, fresh, actor)
     _mark(connection, provider, spare.id, dead_key, at)
     entry = audit.Entry(
-        id=record_id("aud"), at=at, actor=actor, action="backup.promote", provider=provider,
-        subject=spare.id, before=dead_key, after=spare.id, reason=dead.state.reason,
+        id=record_id("aud"),
+        at=at,
+        actor=actor,
+        action="backup.promote",
+        provider=provider,
+        subject=spare.id,
+        before=dead_key,
+        after=spare.id,
+        reason=dead.state.reason,
     )
     audit.write(connection, entry)
     return spare.id
@@ -159,7 +160,11 @@ def _audit(
     connection: sqlite3.Connection, actor: str, action: str, provider: str, subject: str
 ) -> None:
     entry = audit.Entry(
-        id=record_id("aud"), at=now_ms(), actor=actor, action=action, provider=provider,
+        id=record_id("aud"),
+        at=now_ms(),
+        actor=actor,
+        action=action,
+        provider=provider,
         subject=subject,
     )
     audit.write(connection, entry)

@@ -88,17 +88,22 @@ def find(connection: sqlite3.Connection, provider: str, key_id: str) -> KeyRecor
     return None if row is None else _record(row)
 
 
-def insert(
-    connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str
-) -> bool:
+def insert(connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str) -> bool:
     """Add a key unless its secret is there; within the caller's transaction."""
     statement = (
-        f"INSERT INTO {provider}_keys (_id, apiKey, keyHash, label, quotaGroup, createdAt, updatedAt) "  # noqa: S608 -- checked name
+        f"INSERT INTO {provider}_keys "  # noqa: S608 -- checked name
+        "(_id, apiKey, keyHash, label, quotaGroup, createdAt, updatedAt) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
     created = record.created_at or now_ms()
     values = (
-        record.id, record.secret, hash_of(record.secret), record.label, record.group, created, created,
+        record.id,
+        record.secret,
+        hash_of(record.secret),
+        record.label,
+        record.group,
+        created,
+        created,
     )
     if connection.execute(statement, values).rowcount != 1:
         return False
@@ -119,7 +124,11 @@ def _audit(
     connection: sqlite3.Connection, actor: str, action: str, provider: str, subject: str
 ) -> None:
     entry = audit.Entry(
-        id=record_id("aud"), at=now_ms(), actor=actor, action=action, provider=provider,
+        id=record_id("aud"),
+        at=now_ms(),
+        actor=actor,
+        action=action,
+        provider=provider,
         subject=subject,
     )
     audit.write(connection, entry)
@@ -148,8 +157,15 @@ def _change(
     )
     _store_state(connection, provider, changed)
     entry = audit.Entry(
-        id=record_id("aud"), at=now_ms(), actor=actor, action=f"key.{event}", provider=provider,
-        subject=key_id, before=_status(before), after=_status(after), reason=reason,
+        id=record_id("aud"),
+        at=now_ms(),
+        actor=actor,
+        action=f"key.{event}",
+        provider=provider,
+        subject=key_id,
+        before=_status(before),
+        after=_status(after),
+        reason=reason,
     )
     audit.write(connection, entry)
     return changed
@@ -162,9 +178,15 @@ def apply(connection: sqlite3.Connection, transition: Transition) -> None:
     """
     state = transition.key_state
     entry = audit.Entry(
-        id=transition.id, at=transition.at, actor=transition.actor, action="key.transition",
-        provider=transition.provider, subject=transition.key, before=transition.before,
-        after=transition.after, reason=_with_model(transition),
+        id=transition.id,
+        at=transition.at,
+        actor=transition.actor,
+        action="key.transition",
+        provider=transition.provider,
+        subject=transition.key,
+        before=transition.before,
+        after=transition.after,
+        reason=_with_model(transition),
     )
     if not audit.write(connection, entry) or state is None:
         return

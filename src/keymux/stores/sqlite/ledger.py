@@ -20,12 +20,34 @@ from keymux.stores.sqlite import audit, keys
 from keymux.stores.sqlite.database import Database, providers, transaction
 
 _FIELDS = (
-    "_id", "at", "caller", "format", "operation", "asked", "model", "stream", "outcome", "fault",
-    "status", "provider", "key", "attempts", "inputTokens", "outputTokens", "cacheReadTokens",
-    "cacheWrite5mTokens", "cacheWrite1hTokens", "reasoningTokens", "quality", "costMicros",
-    "boundMicros", "firstMs", "tookMs", "upstreamId",
+    "_id",
+    "at",
+    "caller",
+    "format",
+    "operation",
+    "asked",
+    "model",
+    "stream",
+    "outcome",
+    "fault",
+    "status",
+    "provider",
+    "key",
+    "attempts",
+    "inputTokens",
+    "outputTokens",
+    "cacheReadTokens",
+    "cacheWrite5mTokens",
+    "cacheWrite1hTokens",
+    "reasoningTokens",
+    "quality",
+    "costMicros",
+    "boundMicros",
+    "firstMs",
+    "tookMs",
+    "upstreamId",
 )
-_INSERT = f"INSERT INTO exchanges ({', '.join(_FIELDS)}) VALUES "
+_INSERT = f"INSERT INTO exchanges ({', '.join(_FIELDS)}) VALUES "  # noqa: S608 -- constants
 _MARKS = f"({', '.join('?' * len(_FIELDS))})"
 _CONFLICT = " ON CONFLICT (_id) DO NOTHING"
 _ROWS_AT_ONCE = (256, 64, 16, 4, 1)
@@ -91,9 +113,7 @@ class SqliteLedger:
         return await self._database.run(lambda connection: _usage(connection, query))
 
 
-def _unknown(
-    connection: sqlite3.Connection, rows: Sequence[ExchangeRow]
-) -> list[ExchangeRow]:
+def _unknown(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> list[ExchangeRow]:
     """The rows that are not there yet, each once."""
     by_id = {row.id: row for row in rows}
     marks = ", ".join("?" * len(by_id))
@@ -121,7 +141,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> None
 
 
 def _count(connection: sqlite3.Connection, rows: Iterable[ExchangeRow]) -> None:
-    """Add the rows to the counters of the keys: a request an attempt, tokens to the one that served."""
+    """Add the rows to the counters: a request for each attempt, tokens to the key that served."""
     counts: dict[tuple[str, str], _Count] = {}
     for row in rows:
         for attempt in row.attempts:
@@ -148,9 +168,15 @@ def _apply(connection: sqlite3.Connection, transition: Transition) -> None:
         return
     state = transition.provider_state
     entry = audit.Entry(
-        id=transition.id, at=transition.at, actor=transition.actor, action="provider.transition",
-        provider=transition.provider, subject=transition.provider, before=transition.before,
-        after=transition.after, reason=transition.reason,
+        id=transition.id,
+        at=transition.at,
+        actor=transition.actor,
+        action="provider.transition",
+        provider=transition.provider,
+        subject=transition.provider,
+        before=transition.before,
+        after=transition.after,
+        reason=transition.reason,
     )
     if not audit.write(connection, entry):
         return
@@ -158,8 +184,14 @@ def _apply(connection: sqlite3.Connection, transition: Transition) -> None:
         "UPDATE provider_states SET status = ?, cooldownUntil = ?, statusReason = ?, step = ?, "
         "generation = ?, updatedAt = ? WHERE provider = ? AND generation <= ?",
         (
-            state.status, state.cooldown_until, state.reason, state.step, state.generation,
-            transition.at, transition.provider, state.generation,
+            state.status,
+            state.cooldown_until,
+            state.reason,
+            state.step,
+            state.generation,
+            transition.at,
+            transition.provider,
+            state.generation,
         ),
     )
 
@@ -167,11 +199,32 @@ def _apply(connection: sqlite3.Connection, transition: Transition) -> None:
 def _values(row: ExchangeRow) -> tuple[object, ...]:
     usage = row.usage
     return (
-        row.id, row.at, row.caller, row.format, row.operation, row.asked, row.model, row.stream,
-        row.outcome, row.fault, row.status, row.provider, row.key,
-        _encode(row.attempts).decode(), usage.input, usage.output, usage.cache_read,
-        usage.cache_write_5m, usage.cache_write_1h, usage.reasoning, row.quality, row.cost_micros,
-        row.bound_micros, row.first_ms, row.took_ms, row.upstream_id,
+        row.id,
+        row.at,
+        row.caller,
+        row.format,
+        row.operation,
+        row.asked,
+        row.model,
+        row.stream,
+        row.outcome,
+        row.fault,
+        row.status,
+        row.provider,
+        row.key,
+        _encode(row.attempts).decode(),
+        usage.input,
+        usage.output,
+        usage.cache_read,
+        usage.cache_write_5m,
+        usage.cache_write_1h,
+        usage.reasoning,
+        row.quality,
+        row.cost_micros,
+        row.bound_micros,
+        row.first_ms,
+        row.took_ms,
+        row.upstream_id,
     )
 
 

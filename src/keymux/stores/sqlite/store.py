@@ -71,8 +71,12 @@ class SqliteStore:
                     (now_ms(), provider),
                 )
                 entry = audit.Entry(
-                    id=record_id("aud"), at=now_ms(), actor=actor, action="provider.reset",
-                    provider=provider, subject=provider,
+                    id=record_id("aud"),
+                    at=now_ms(),
+                    actor=actor,
+                    action="provider.reset",
+                    provider=provider,
+                    subject=provider,
                 )
                 audit.write(connection, entry)
 

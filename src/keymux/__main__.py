@@ -1,0 +1,5 @@
+"""``python -m keymux``."""
+
+from keymux.cli.main import main
+
+main()
