@@ -49,7 +49,6 @@ from keymux.upstream.transport import Transport
 FOLLOW_EVERY_S = 0.5
 _AUDIT_PAGE = 1000
 _GC_THRESHOLDS = (50_000, 20, 50)
-"""What lives as long as the process is never looked at again, and the rest seldom."""
 
 
 def wall_ms() -> int:
@@ -155,11 +154,12 @@ class Application:
         """
         _prefer_throughput()
         self._sink.start()
-        await self.store.prepare(list(self.settings.providers))
-        interrupted = await self._recover()
-        self._seen = await self.store.audit.last()
-        self.doorkeeper.replace_all(await self.store.clients.load())
-        await self.keeper.load()
+        try:
+            interrupted = await self._load()
+        except (StoreUnavailable, StoreUnusable) as error:
+            self.logs.logger.error("not started", problem=str(error))
+            self._sink.stop()
+            raise
         for work in (
             self.book.run(),
             self.book.keep_tidy(),
@@ -168,13 +168,8 @@ class Application:
             self._mind_the_parent(),
         ):
             self.background.spawn(work)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(DRAIN, self._drain)
-        loop.add_signal_handler(END_NOW, self._end_now)
-        loop.add_signal_handler(RELOAD, self._reload)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        self._listen_to_signals()
+        _settle_memory()
         self.readiness.is_ready = True
         self.logs.logger.info(
             "ready",
@@ -182,6 +177,21 @@ class Application:
             keys={name: len(pool.keys) for name, pool in self.pools.items()},
             interrupted_exchanges=interrupted,
         )
+
+    async def _load(self) -> int:
+        """Everything that is remembered; gives the number of exchanges found without an end."""
+        await self.store.prepare(list(self.settings.providers))
+        interrupted = await self._recover()
+        self._seen = await self.store.audit.last()
+        self.doorkeeper.replace_all(await self.store.clients.load())
+        await self.keeper.load()
+        return interrupted
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(DRAIN, self._drain)
+        loop.add_signal_handler(END_NOW, self._end_now)
+        loop.add_signal_handler(RELOAD, self._reload)
 
     async def _recover(self) -> int:
         """Book what processes that died have left."""
@@ -234,7 +244,11 @@ class Application:
         self.background.spawn(self._swap(settings))
 
     async def _swap(self, settings: Settings) -> None:
-        await self.store.prepare(list(settings.providers))
+        try:
+            await self.store.prepare(list(settings.providers))
+        except (StoreUnavailable, StoreUnusable) as error:
+            self.logs.logger.error("config not reloaded", problems=[f"$.store: {error}"])
+            return
         before, self.settings = self.settings, settings
         for name in settings.providers:
             if name not in self.pools:
@@ -331,6 +345,13 @@ class _KeyStore:
 
     async def promote(self, provider: str, dead_key: str, at: int) -> str | None:
         return await self._store.backups.promote(provider, dead_key, at=at, actor=self._actor)
+
+
+def _settle_memory() -> None:
+    """What lives as long as the process is never looked at again by the collector."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def _prefer_throughput() -> None:

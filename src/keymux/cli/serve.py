@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -36,11 +37,9 @@ def serve(
     if problems or store_problems:
         _refuse([*problems, *store_problems])
     _greet(settings, first_key)
+    _raise_the_limit_of_files()
     listen = Listen(
-        settings.host,
-        settings.port,
-        settings.limits.exchanges,
-        settings.timeouts.drain_s,
+        settings.host, settings.port, settings.limits.exchanges, settings.timeouts.drain_s
     )
     Server(listen, lambda: Application(settings, config).front()).run()
 
@@ -93,6 +92,12 @@ async def _first_client_key(store: Store) -> str:
     )
     await store.clients.add(record, "keymux serve")
     return secret
+
+
+def _raise_the_limit_of_files() -> None:
+    """A connection is a file: take as many as the system gives without asking."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _greet(settings: Settings, first_key: str) -> None:

@@ -22,6 +22,7 @@ _HEADERS_COMPLETE_MS = 15_000
 _HEADER_BUFFER = 128 * 1024
 _BACKLOG = 2048
 _GRACE_S = 15
+_SPARE_CONNECTIONS = 512
 
 
 class Listen(Struct, frozen=True):
@@ -30,13 +31,14 @@ class Listen(Struct, frozen=True):
     Attributes:
         host: address.
         port: TCP port.
-        connections: most at once.
+        exchanges: most at once; more connections than that are taken, so that refusals and health
+            checks are answered at once when all places are taken.
         drain_s: how long exchanges may run on after the signal to stop.
     """
 
     host: str
     port: int
-    connections: int
+    exchanges: int
     drain_s: float
 
 
@@ -60,11 +62,12 @@ class Server(MPServer):
             http=HTTPModes.http1,
             websockets=False,
             backlog=_BACKLOG,
-            backpressure=listen.connections,
+            backpressure=2 * listen.exchanges + _SPARE_CONNECTIONS,
             http1_settings=HTTP1Settings(
                 header_read_timeout=_HEADERS_COMPLETE_MS, max_buffer_size=_HEADER_BUFFER
             ),
             log_enabled=False,
+            respawn_failed_workers=True,
             workers_kill_timeout=round(listen.drain_s) + _GRACE_S,
         )
         self._application = application
