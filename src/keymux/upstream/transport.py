@@ -5,6 +5,8 @@ Traps of pyreqwest 0.15, each found by experiment (2026-11):
 * a request that is cancelled while it waits for one of the client's own slots is still sent later;
   so no limit is ever set there, and concurrency is bounded before the request exists;
 * a stream is held back until a read buffer is full, unless the buffer is 0;
+* the first bytes of a body are read together with the head unless the read buffer is 0, so a body
+  that is cut early fails where the head is waited for;
 * ``ConnectError`` is raised for every reset before the status line, also after the whole request
   was sent. Whether anything was sent stands only in the chain of causes.
 """
@@ -87,6 +89,7 @@ class Transport:
         await asyncio.gather(*(client.close() for client in clients))
 
 
+_IN_BODY = "error decoding response body"
 _NEVER_SENT = "client error (Connect)"
 _SIGNS: tuple[tuple[str, type[UpstreamFault]], ...] = (
     ("invalid peer certificate", faults.CertificateRejected),
@@ -104,6 +107,8 @@ def fault_before_answer(error: library.PyreqwestError) -> UpstreamFault:
     story = " / ".join(causes)
     lowered = story.lower()
     reason = _reason(error, causes)
+    if _IN_BODY in lowered:
+        return fault_in_body(error)
     for words, fault in _SIGNS:
         if words.lower() in lowered:
             return fault(reason=reason)
