@@ -1,6 +1,7 @@
 """Take secrets out of whatever is about to be seen."""
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable
 from hashlib import sha256
 from urllib.parse import quote
@@ -56,6 +57,7 @@ def redact_body(body: bytes, secret: str) -> bytes:
         secret,
         quote(secret, safe=""),
         sha256(secret.encode()).hexdigest(),
+        b64encode(secret.encode()).decode(),
     )
     for spelling in spellings:
         body = body.replace(spelling.encode(), _MARK.encode())
