@@ -14,6 +14,7 @@ from pathlib import Path
 
 from keymux.background import Background
 from keymux.core.faults import Draining
+from keymux.core.health import Status
 from keymux.core.records import AuditRow, ExchangeRow, KeyRecord, ProviderState
 from keymux.core.retrying import first_steps
 from keymux.core.vocabulary import Operation, WireFormat
@@ -102,6 +103,7 @@ class Application:
         )
         self.gateway = Gateway(self._parts())
         self._seen = 0
+        self._backups: dict[tuple[str, ...], int] = {}
 
     def _parts(self) -> Parts:
         retry = self.settings.retry
@@ -185,6 +187,8 @@ class Application:
         self._seen = await self.store.audit.last()
         self.doorkeeper.replace_all(await self.store.clients.load())
         await self.keeper.load()
+        for provider in self.pools:
+            await self._count_backups(provider)
         return interrupted
 
     def _listen_to_signals(self) -> None:
@@ -273,7 +277,16 @@ class Application:
     async def _take_over(self, rows: Sequence[AuditRow]) -> None:
         if any(row.action.startswith("client.") for row in rows):
             self.doorkeeper.replace_all(await self.store.clients.load())
+        for provider in {row.provider for row in rows if row.action.startswith("backup.")}:
+            await self._count_backups(provider)
         await self.keeper.follow(rows)
+
+    async def _count_backups(self, provider: str) -> None:
+        """How many backup keys are left, for the metrics."""
+        if provider in self.pools:
+            used = [record.is_used for record in await self.store.backups.load(provider)]
+            self._backups[provider, "unused"] = used.count(False)
+            self._backups[provider, "used"] = used.count(True)
 
     def _settled(self, rows: Sequence[ExchangeRow]) -> None:
         self.metrics.exchanges(rows)
@@ -301,21 +314,22 @@ class Application:
         self.logs.logger.warning("ledger", problem=text, depth=self.book.depth)
 
     def _gauges(self) -> Gauges:
-        keys: Counter[tuple[str, ...]] = Counter()
-        key_up: dict[tuple[str, ...], int] = {}
         now = time.monotonic()
+        keys: dict[tuple[str, ...], int] = {}
+        key_up: dict[tuple[str, ...], int] = {}
         for name, pool in self.pools.items():
-            for key in pool.keys.values():
-                keys[name, key.gate.condition.status] += 1
-                if len(pool.keys) <= KEYS_NAMED_UP_TO:
-                    key_up[name, key.id] = int(key.gate.is_open(now) and not key.replaced)
+            census = Counter(key.gate.condition.status for key in pool.keys.values())
+            keys |= {(name, status): census[status] for status in Status}
+            if len(pool.keys) <= KEYS_NAMED_UP_TO:
+                for key in pool.keys.values():
+                    key_up[name, key.id] = int(key.gate.is_open(now) and not key.is_out)
         return Gauges(
             ready=self.readiness.is_ready,
             running=self.admission.running,
             outbox=self.book.depth,
             dropped_log_lines=self._sink.dropped,
             keys=keys,
-            backup_keys={},
+            backup_keys=self._backups,
             key_up=key_up,
             provider_up={(name,): int(pool.gate.is_open(now)) for name, pool in self.pools.items()},
         )
