@@ -1,23 +1,82 @@
-"""``keymux``: every command and where it lives."""
+"""``keymux``: every command, each in the module of its name.
+
+A module is imported when its command is called, so that ``keymux --help`` does not load a database
+driver and an HTTP client to print thirty lines.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from keymux.cli import serve
+from keymux.cli.arguments import refuse_secrets
 
-app = typer.Typer(
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "serve": "Run the gateway until it is told to stop.",
+        "check": "Say everything that is wrong with the config.",
+        "schema": "Print the JSON Schema of the config, for editors.",
+        "init-db": "Create what the store lacks; may be run again.",
+        "seed": "Import the initial keys and backup keys from one file.",
+        "keys": "Add, show, test and change upstream keys.",
+        "backup-keys": "Add, show and change backup keys.",
+        "providers": "Show providers, or let one be asked again.",
+        "clients": "Make, show and revoke client keys.",
+        "usage": "Add up tokens and cost from the ledger.",
+        "explain": "Say where a model goes, or what became of a request.",
+        "audit": "Show who changed what, newest first.",
+    }
+)
+"""What there is, in the order of the overview, each with its first sentence."""
+
+
+class Deferred(TyperCommand):
+    """Stands in for a command until it is called."""
+
+    def __init__(self, name: str, says: str) -> None:
+        super().__init__(name, help=says, rich_markup_mode=None)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 -- handed on as it is
+        """The context of the real command."""
+        return self.real().make_context(*args, **extra)
+
+    def real(self) -> Any:  # noqa: ANN401 -- typer does not export the type of its commands
+        """The command itself: the module's ``app``, or its function of that name."""
+        name = str(self.name).replace("-", "_")
+        module = importlib.import_module(f"keymux.cli.{name}")
+        app = getattr(module, "app", None)
+        if not isinstance(app, typer.Typer):
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(self.name)(getattr(module, name))
+        return typer.main.get_command(app)
+
+
+root = typer.Typer(
     help="A self-hosted LLM gateway: pooled upstream keys, retries, failover, exact metering.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("serve")(serve.serve)
 
 
-@app.callback()
+@root.callback()
 def _root() -> None:
     """A self-hosted LLM gateway."""
 
 
+def program() -> TyperGroup:
+    """The whole command line."""
+    group = typer.main.get_command(root)
+    assert isinstance(group, TyperGroup)  # noqa: S101 -- for the type checker
+    for name, says in COMMANDS.items():
+        group.add_command(Deferred(name, says))
+    return group
+
+
 def main() -> None:
     """Entry point of the program."""
-    app()
+    refuse_secrets(sys.argv[1:])
+    program()(prog_name="keymux")

@@ -1,0 +1,41 @@
+"""Options and arguments that many commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_CONFIG = Path("config/config-failover.json")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The config file.", envvar="KEYMUX_CONFIG")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Provider = Annotated[
+    str, typer.Argument(metavar="PROVIDER", help="Name of a provider of the config.")
+]
+KeyIds = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ID...",
+        help="Ids, the beginning of one, or the last four characters of a key.",
+    ),
+]
+Reason = Annotated[str, typer.Option(help="Why, for the audit.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Extra = Annotated[list[str] | None, typer.Argument(hidden=True)]
+File = Annotated[Path | None, typer.Option(help="Read from this file.", show_default=False)]
+Stdin = Annotated[bool, typer.Option("--stdin", help="Read from standard input.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Import the good entries although others are bad.")
+]
+
+
+def command() -> typer.Typer:
+    """A command that stands alone."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def group(says: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(help=says, add_completion=False, rich_markup_mode=None, no_args_is_help=True)

@@ -1,0 +1,83 @@
+"""Find the record an operator means by an id, the beginning of one, or a secret's last letters."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from keymux.cli.arguments import mention
+from keymux.cli.saying import fail
+from keymux.core.records import BackupKeyRecord, ClientKeyRecord, KeyRecord
+from keymux.core.secrets import shown
+
+_TAIL = 4
+_NAMED = 10
+
+
+class Candidate(Struct, frozen=True):
+    """A record that may be meant.
+
+    Attributes:
+        id: of the record.
+        shown: the ends of its secret.
+        tail: the last four characters of the secret.
+        label: the operator's name for it.
+    """
+
+    id: str
+    shown: str
+    tail: str
+    label: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.id}  {self.shown}  {self.label}".rstrip()
+
+
+def candidate(record: KeyRecord | BackupKeyRecord | ClientKeyRecord) -> Candidate:
+    """What a record can be known by."""
+    if isinstance(record, ClientKeyRecord):
+        return Candidate(record.id, record.shown, record.shown[-_TAIL:], record.label)
+    return Candidate(record.id, shown(record.secret), record.secret[-_TAIL:], record.label)
+
+
+def pick(
+    wanted: Sequence[str],
+    records: Sequence[KeyRecord | BackupKeyRecord | ClientKeyRecord],
+    *,
+    what: str,
+    command: str,
+) -> list[str]:
+    """The ids of the records that are meant, each once; the program ends here if one is unclear.
+
+    Args:
+        wanted: as the operator wrote them.
+        records: to choose from.
+        what: they are, for messages.
+        command: that lists them.
+    """
+    candidates = [candidate(record) for record in records]
+    found: dict[str, None] = {}
+    problems: list[str] = []
+    for words in wanted:
+        matches = matching(words, candidates)
+        if len(matches) == 1:
+            found[matches[0].id] = None
+        elif matches:
+            problems.append(f"{mention(words)} fits {len(matches)} {what}s; use one of these ids:")
+            problems += [f"  {match}" for match in matches[:_NAMED]]
+        else:
+            problems.append(f"no {what} fits {mention(words)}; `{command}` shows them")
+    if problems:
+        fail(*problems, "nothing was changed")
+    return list(found)
+
+
+def matching(words: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that some words fit: an id decides, then beginnings and ends count alike."""
+    exact = [one for one in candidates if one.id == words]
+    if exact or not words:
+        return exact
+    return [
+        one
+        for one in candidates
+        if one.id.startswith(words) or words in {one.tail, one.shown.replace("***", "")}
+    ]

@@ -1,0 +1,213 @@
+"""Find out whether upstream keys are accepted, by asking for something that costs nothing."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+
+import typer
+from msgspec import Struct
+
+from keymux.cli import standing
+from keymux.cli.moments import now_ms
+from keymux.cli.progress import progress
+from keymux.cli.saying import FAILED, note
+from keymux.cli.tables import Column, listing
+from keymux.core.faults import (
+    FirstEventLate,
+    Forbidden,
+    RequestRefused,
+    Unintelligible,
+    UpstreamFault,
+)
+from keymux.core.health import Status
+from keymux.core.records import KeyRecord
+from keymux.core.secrets import shown
+from keymux.core.vocabulary import Operation, WireFormat
+from keymux.providers import CATALOGUE
+from keymux.settings import Settings
+from keymux.telemetry.redaction import redact_body
+from keymux.upstream.asking import Ask, Service, Upstreams
+from keymux.upstream.request import USER_AGENT, UpstreamRequest
+from keymux.upstream.transport import Transport
+
+_AT_ONCE = 8
+_MOST_BYTES = 4 * 2**20
+_ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
+_SAYS_NOTHING = (RequestRefused, Forbidden)
+_COLUMNS = (
+    Column("id", "id", whole=True),
+    Column("label"),
+    Column("shown", "key", whole=True),
+    Column("status", "status", whole=True),
+    Column("verdict", "verdict"),
+    Column("finding"),
+)
+
+
+class Verdict(Struct, frozen=True):
+    """What a provider says of one key.
+
+    Attributes:
+        verdict: ``accepted``, ``unclear``, or the code of a fault.
+        finding: in words.
+    """
+
+    verdict: str
+    finding: str
+
+
+class Trial:
+    """Asks one provider.
+
+    Args:
+        settings: with the provider.
+        provider: its name.
+        timeout: seconds for one answer.
+    """
+
+    def __init__(self, settings: Settings, provider: str, timeout: float) -> None:
+        chosen = settings.providers[provider]
+        self._name = provider
+        self._dialect = CATALOGUE[chosen.kind]
+        self._service = Service(
+            self._dialect, chosen.url, ca_file=chosen.ca_file, http2=chosen.http2
+        )
+        self._url = chosen.url + self._dialect.test_path
+        self._timeout = timeout
+        self._transport = Transport(settings.timeouts.connect_s)
+        self._upstreams = Upstreams(self._transport, redact_body, time.time)
+
+    async def run(self, records: Sequence[KeyRecord], done: Callable[[int], None]) -> list[Verdict]:
+        """What it says of each key, in order, a few at a time."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(record: KeyRecord) -> Verdict:
+            async with slots:
+                verdict = await self.verdict(record.secret)
+            done(1)
+            return verdict
+
+        try:
+            return await asyncio.gather(*(one(record) for record in records))
+        finally:
+            await self._transport.close()
+
+    async def verdict(self, secret: str) -> Verdict:
+        """What it says of a secret."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return self._accepted(await self._answer(secret))
+        except TimeoutError:
+            late = FirstEventLate(seconds=self._timeout)
+            return Verdict(late.code, f"no answer within {self._timeout:g} s")
+        except UpstreamFault as fault:
+            return self._refused(fault)
+
+    async def _answer(self, secret: str) -> bytes:
+        spoken = (one for one in WireFormat if self._dialect.speaks(one))
+        wire_format = next(spoken, WireFormat.OPENAI)
+        request = UpstreamRequest(
+            provider=self._name,
+            secret=secret,
+            egress="direct",
+            format=wire_format,
+            operation=Operation.GENERATE,
+            stream=False,
+            headers=(),
+            query="",
+            body=b"",
+        )
+        version = (_ANTHROPIC_VERSION,) if wire_format is WireFormat.ANTHROPIC else ()
+        headers = (
+            *self._dialect.sign(secret, wire_format),
+            *version,
+            ("user-agent", USER_AGENT),
+            ("accept", "application/json"),
+            ("accept-encoding", "identity"),
+        )
+        client = self._transport.client(self._service.way("direct"))
+        sending = client.get(self._url).headers(headers).build_streamed()
+        ask = Ask(self._upstreams, self._dialect, request, sending)
+        try:
+            return await (await ask.answer()).start_of_body(_MOST_BYTES)
+        finally:
+            await ask.close()
+
+    def _accepted(self, body: bytes) -> Verdict:
+        try:
+            found: object = json.loads(body)
+        except (ValueError, RecursionError):
+            return Verdict(Unintelligible.code, "200, but no JSON: is base_url right?")
+        models = found.get("data") if isinstance(found, dict) else None
+        counted = f"{len(models)} models" if isinstance(models, list) else "200"
+        return Verdict("accepted", counted)
+
+    def _refused(self, fault: UpstreamFault) -> Verdict:
+        if isinstance(fault, _SAYS_NOTHING):
+            status = fault.answer.status if fault.answer else 0
+            missing = status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+            why = f"nothing at {self._dialect.test_path}" if missing else fault.reason
+            return Verdict("unclear", f"{why}: this says nothing of the key")
+        meaning = (type(fault).__doc__ or "").partition("\n")[0]
+        told = "" if fault.told is None else f", wait {fault.told:g} s"
+        return Verdict(fault.code, f"{fault.reason}{told}: {meaning}".removeprefix(": "))
+
+
+def is_left_alone(record: KeyRecord, now: int) -> bool:
+    """Whether a key is to get no traffic at present, not even a free request."""
+    found = standing.of_key(record)
+    waits = found.until is not None and found.until > now and not found.model
+    held = {Status.QUARANTINED, Status.DISABLED}
+    return waits or bool(record.replaced_by) or found.status in held
+
+
+def try_keys(
+    settings: Settings,
+    provider: str,
+    records: Sequence[KeyRecord],
+    *,
+    named: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Test keys and say what was found; ends with 1 unless all of them are accepted.
+
+    Args:
+        settings: with the provider.
+        provider: its name.
+        records: the keys.
+        named: whether the operator named them, which overrides every cooldown.
+        timeout: seconds for one answer.
+        as_json: for programs.
+    """
+    now = now_ms()
+    chosen = [record for record in records if named or not is_left_alone(record, now)]
+    if len(chosen) < len(records):
+        note(
+            f"{len(records) - len(chosen)} keys that get no traffic now were left alone; name them"
+        )
+    with progress("testing", len(chosen)) as done:
+        verdicts = asyncio.run(Trial(settings, provider, timeout).run(chosen, done))
+    rows = [
+        {
+            "id": record.id,
+            "label": record.label,
+            "shown": shown(record.secret),
+            "status": standing.of_key(record).status,
+            "verdict": verdict.verdict,
+            "finding": verdict.finding,
+        }
+        for record, verdict in zip(chosen, verdicts, strict=True)
+    ]
+    listing(rows, _COLUMNS, as_json=as_json, nothing="no key was tested")
+    _hint(provider, chosen, verdicts)
+    if any(verdict.verdict != "accepted" for verdict in verdicts):
+        raise typer.Exit(FAILED)
+
+
+def _hint(provider: str, records: Sequence[KeyRecord], verdicts: Sequence[Verdict]) -> None:
+    for record, verdict in zip(records, verdicts, strict=True):
+        if verdict.verdict == "accepted" and record.state.status is Status.QUARANTINED:
+            note(f"{record.id} is quarantined but accepted: `keymux keys restore {provider} ...`")
