@@ -9,7 +9,7 @@ from keymux.core.secrets import shown
 
 _VENDOR_STYLE = re.compile(r"(?:sk|km|rk|pk)-(?=\S*\d)[A-Za-z0-9_-]{13,}")
 _RANDOM_STYLE = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[A-Za-z0-9_-]{32,}")
-_OUR_ID = re.compile(r"[a-z]{2,10}_[0-9a-f]{1,40}")
+_OUR_ID = re.compile(r"[a-z]{2,10}_[0-9a-f]{1,40}|[0-9a-f]{24}")
 _LONGEST_MENTION = 20
 
 
@@ -27,9 +27,16 @@ def refuse_secrets(arguments: Sequence[str]) -> None:
             sys.exit(MISUSED)
 
 
-def explain_refusal(secret: str) -> None:
+def refuse_more(arguments: Sequence[str]) -> None:
+    """End the program if there are more arguments where an operator may have put a secret."""
+    if arguments:
+        explain_refusal(arguments[0])
+        sys.exit(MISUSED)
+
+
+def explain_refusal(argument: str) -> None:
     """Say why a secret is not taken from an argument."""
-    note(f"{shown(secret)} looks like a key, and a key is never taken from an argument:")
+    note(f"{shown(argument)} may be a key, and a key is never taken from an argument:")
     note("arguments stand in the process list and in the history of the shell.")
     note("Use --file or --stdin, or leave both out to be asked; name known keys by their id.")
 

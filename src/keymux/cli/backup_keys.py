@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from keymux.cli import options
-from keymux.cli.arguments import explain_refusal
+from keymux.cli.arguments import refuse_more
 from keymux.cli.changing import sure
 from keymux.cli.handover import handed_over
 from keymux.cli.importing import Wish, check_words, import_keys
 from keymux.cli.moments import ago, moment, now_ms
 from keymux.cli.picking import pick
 from keymux.cli.place import Place
-from keymux.cli.saying import MISUSED, say, say_json
+from keymux.cli.saying import say, say_json
 from keymux.cli.tables import Column, Row, listing
 from keymux.core.records import BackupKeyRecord
 from keymux.core.secrets import shown
@@ -23,10 +23,14 @@ from keymux.stores.port import Store
 app = options.group("Add, show and change backup keys.")
 
 
-@app.command("add", epilog="Example: keymux backup-keys add openhands --stdin < spare.txt")
+@app.command(
+    "add",
+    epilog="Example: keymux backup-keys add openhands --stdin < spare.txt",
+    context_settings=options.TAKES_MORE,
+)
 def add(  # noqa: PLR0913 -- each is an option of the command line
+    context: typer.Context,
     provider: options.Provider,
-    extra: options.Extra = None,
     *,
     file: options.File = None,
     stdin: options.Stdin = False,
@@ -37,11 +41,10 @@ def add(  # noqa: PLR0913 -- each is an option of the command line
 ) -> None:
     """Add spare keys to a provider.
 
-    The oldest takes over when a key of the pool is spent or revoked. Input as for `keymux keys add`; of a file with keys and backupKeys, the backupKeys.
+    The oldest takes over when a key of the pool is spent or revoked. Input as for `keymux keys
+    add`; of a file with keys and backupKeys, the backupKeys.
     """
-    if extra:
-        explain_refusal(extra[0])
-        raise typer.Exit(MISUSED)
+    refuse_more(context.args)
     check_words(label=label)
     place = Place(config)
     place.provider(provider)
@@ -140,7 +143,7 @@ def remove(
 def _picked(place: Place, provider: str, ids: Sequence[str]) -> list[BackupKeyRecord]:
     records = place.use(lambda store: store.backups.load(provider))
     command = f"keymux backup-keys list {provider}"
-    chosen = pick(ids, records, what=f"backup key of {provider}", command=command)
+    chosen = pick(ids, records, what="backup key", of=provider, command=command)
     return [record for record in records if record.id in chosen]
 
 

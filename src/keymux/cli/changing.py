@@ -74,7 +74,7 @@ async def _change(
 ) -> list[Changed]:
     records = {record.id: record for record in await store.keys.load(provider)}
     command = f"keymux keys list {provider}"
-    chosen = pick(ids, list(records.values()), what=f"key of {provider}", command=command)
+    chosen = pick(ids, list(records.values()), what="key", of=provider, command=command)
     objections = [words for key_id in chosen if (words := objection(records[key_id], event))]
     if objections:
         fail(*objections, "nothing was changed")

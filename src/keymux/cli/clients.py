@@ -9,7 +9,7 @@ import typer
 
 from keymux import ids as new
 from keymux.cli import options
-from keymux.cli.arguments import explain_refusal, mention
+from keymux.cli.arguments import mention, refuse_more
 from keymux.cli.handover import ask_hidden, from_stdin
 from keymux.cli.importing import check_words
 from keymux.cli.intake import key_objections
@@ -28,9 +28,13 @@ _SHORTEST = 20
 app = options.group("Make, show and revoke client keys.")
 
 
-@app.command("add", epilog="Example: keymux clients add --label laptop --model claude-haiku-4-5")
+@app.command(
+    "add",
+    epilog="Example: keymux clients add --label laptop --model claude-haiku-4-5",
+    context_settings=options.TAKES_MORE,
+)
 def add(
-    extra: options.Extra = None,
+    context: typer.Context,
     *,
     label: Annotated[str, typer.Option(help="Whose it is.")] = "",
     model: Annotated[
@@ -45,11 +49,10 @@ def add(
 ) -> None:
     """Make a client key and print it.
 
-    It is printed this once: only its hash is kept. A secret of your own has to have at least 20 characters.
+    It is printed this once: only its hash is kept. A secret of your own has to have at least 20
+    characters.
     """
-    if extra:
-        explain_refusal(extra[0])
-        raise typer.Exit(MISUSED)
+    refuse_more(context.args)
     check_words(label=label)
     place = Place(config)
     models = _models(place.settings, model or [])

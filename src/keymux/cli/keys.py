@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from keymux.cli import options, standing
-from keymux.cli.arguments import explain_refusal
+from keymux.cli.arguments import refuse_more
 from keymux.cli.changing import change_keys, sure
 from keymux.cli.handover import handed_over
 from keymux.cli.importing import Wish, check_words, import_keys
 from keymux.cli.moments import ago, left, moment, now_ms
 from keymux.cli.picking import pick
 from keymux.cli.place import Place
-from keymux.cli.saying import MISUSED, say, say_json
+from keymux.cli.saying import say, say_json
 from keymux.cli.tables import Column, Row, compact, listing
 from keymux.cli.trial import try_keys
 from keymux.core.health import Event, Status
@@ -24,10 +24,14 @@ from keymux.stores.port import Store
 app = options.group("Add, show, test and change upstream keys.")
 
 
-@app.command("add", epilog="Example: keymux keys add openhands --file keys.txt --label team-a")
+@app.command(
+    "add",
+    epilog="Example: keymux keys add openhands --file keys.txt --label team-a",
+    context_settings=options.TAKES_MORE,
+)
 def add(  # noqa: PLR0913 -- each is an option of the command line
+    context: typer.Context,
     provider: options.Provider,
-    extra: options.Extra = None,
     *,
     file: options.File = None,
     stdin: options.Stdin = False,
@@ -39,12 +43,11 @@ def add(  # noqa: PLR0913 -- each is an option of the command line
 ) -> None:
     """Add upstream keys to a provider's pool.
 
-    A secret that is known already is left alone. Keys come from --file, --stdin or a hidden prompt, never from an argument: one on each line,
-    a JSON list, or CSV with a header (apiKey, label, group).
+    A secret that is known already is left alone. Keys come from --file, --stdin or a hidden
+    prompt, never from an argument: one on each line, a JSON list, or CSV with a header (apiKey,
+    label, group).
     """
-    if extra:
-        explain_refusal(extra[0])
-        raise typer.Exit(MISUSED)
+    refuse_more(context.args)
     check_words(label=label, group=group)
     place = Place(config)
     place.provider(provider)
@@ -115,9 +118,7 @@ def ask_provider(
     provider: options.Provider,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[ID...]", help="Which ones; without any, all that may get traffic now."
-        ),
+        typer.Argument(metavar="ID", help="Which ones; without any, all that may get traffic now."),
     ] = None,
     *,
     timeout: Annotated[
@@ -128,8 +129,8 @@ def ask_provider(
 ) -> None:
     """Ask whether the provider accepts its keys; free of charge.
 
-    Nothing is changed. Ends with 1 unless all keys are accepted. A key that is quarantined, disabled, replaced or in a cooldown is left
-    alone unless it is named.
+    Nothing is changed. Ends with 1 unless all keys are accepted. A key that is quarantined,
+    disabled, replaced or in a cooldown is left alone unless it is named.
     """
     place = Place(config)
     place.provider(provider)
@@ -237,4 +238,4 @@ def remove(
 
 def _picked(provider: str, ids: list[str], records: list[KeyRecord]) -> list[str]:
     command = f"keymux keys list {provider}"
-    return pick(ids, records, what=f"key of {provider}", command=command)
+    return pick(ids, records, what="key", of=provider, command=command)

@@ -17,18 +17,21 @@ Provider = Annotated[
 KeyIds = Annotated[
     list[str],
     typer.Argument(
-        metavar="ID...",
+        metavar="ID",
         help="Ids, the beginning of one, or the last four characters of a key.",
     ),
 ]
 Reason = Annotated[str, typer.Option(help="Why, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Extra = Annotated[list[str] | None, typer.Argument(hidden=True)]
 File = Annotated[Path | None, typer.Option(help="Read from this file.", show_default=False)]
 Stdin = Annotated[bool, typer.Option("--stdin", help="Read from standard input.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Import the good entries although others are bad.")
 ]
+
+
+TAKES_MORE = {"allow_extra_args": True}
+"""For commands that explain themselves why they take no more arguments."""
 
 
 def command() -> typer.Typer:

@@ -45,6 +45,7 @@ def pick(
     *,
     what: str,
     command: str,
+    of: str = "",
 ) -> list[str]:
     """The ids of the records that are meant, each once; the program ends here if one is unclear.
 
@@ -53,19 +54,23 @@ def pick(
         records: to choose from.
         what: they are, for messages.
         command: that lists them.
+        of: the provider, if they belong to one.
     """
     candidates = [candidate(record) for record in records]
     found: dict[str, None] = {}
     problems: list[str] = []
+    whose = f" of {of}" if of else ""
     for words in wanted:
         matches = matching(words, candidates)
         if len(matches) == 1:
             found[matches[0].id] = None
         elif matches:
-            problems.append(f"{mention(words)} fits {len(matches)} {what}s; use one of these ids:")
+            problems.append(
+                f"{mention(words)} fits {len(matches)} {what}s{whose}; use one of these ids:"
+            )
             problems += [f"  {match}" for match in matches[:_NAMED]]
         else:
-            problems.append(f"no {what} fits {mention(words)}; `{command}` shows them")
+            problems.append(f"no {what}{whose} fits {mention(words)}; `{command}` shows them")
     if problems:
         fail(*problems, "nothing was changed")
     return list(found)
