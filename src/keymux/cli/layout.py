@@ -208,13 +208,14 @@ def _draft(where: str, found: Mapping[str, object], *, is_backup: bool) -> Draft
     by_name = {name.lower(): value for name, value in found.items()}
     return Draft(
         where,
-        _first(by_name, SECRET_FIELDS),
-        _first(by_name, LABEL_FIELDS) or "",
-        _first(by_name, GROUP_FIELDS) or "",
+        _first(by_name, SECRET_FIELDS, None),
+        _first(by_name, LABEL_FIELDS, ""),
+        _first(by_name, GROUP_FIELDS, ""),
         is_backup,
         tuple(name for name in found if name.lower() not in _KNOWN),
     )
 
 
-def _first(by_name: Mapping[str, object], names: tuple[str, ...]) -> object:
-    return next((by_name[name.lower()] for name in names if name.lower() in by_name), None)
+def _first(by_name: Mapping[str, object], names: tuple[str, ...], default: object) -> object:
+    values = (by_name.get(name.lower()) for name in names)
+    return next((value for value in values if value is not None), default)

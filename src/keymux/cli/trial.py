@@ -185,9 +185,8 @@ def try_keys(
     now = now_ms()
     chosen = [record for record in records if named or not is_left_alone(record, now)]
     if len(chosen) < len(records):
-        note(
-            f"{len(records) - len(chosen)} keys that get no traffic now were left alone; name them"
-        )
+        left_alone = len(records) - len(chosen)
+        note(f"left alone: {left_alone} that may get no traffic now; name a key to test it anyway")
     with progress("testing", len(chosen)) as done:
         verdicts = asyncio.run(Trial(settings, provider, timeout).run(chosen, done))
     rows = [
