@@ -224,6 +224,16 @@ class GatewayProcess:
             pause(0.05)
         return rows
 
+    def row(self, request_id: str, seconds: float = 5.0) -> ExchangeRow:
+        """The row of one exchange, once it is there."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            row = self._ask(lambda store: store.ledger.find(request_id))
+            if row is not None:
+                return row
+            pause(0.05)
+        raise AssertionError(f"no row for {request_id}")
+
     def keys(self, provider: str) -> dict[str, KeyRecord]:
         """The stored keys of a provider by their secret."""
         return {key.secret: key for key in self._ask(lambda store: store.keys.load(provider))}

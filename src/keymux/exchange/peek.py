@@ -13,7 +13,7 @@ from keymux.core.faults import EmptyReply, StreamBroken, Truncated, Unintelligib
 from keymux.core.vocabulary import Operation, Quality, Usage
 from keymux.exchange.ports import Answer, ClientRequest
 from keymux.wire import sse
-from keymux.wire.estimate import tokens_of
+from keymux.wire.estimate import BYTES_PER_TOKEN, tokens_of
 from keymux.wire.formats import Format, Meter, Significance
 
 PEEK_BYTES = 64 * 1024
@@ -52,12 +52,12 @@ class StreamReply:
     """
 
     __slots__ = (
+        "_bytes",
         "_events",
         "_format",
         "_framer",
         "_held",
         "_overhead",
-        "_seen",
         "_strip",
         "answer",
         "meter",
@@ -74,7 +74,7 @@ class StreamReply:
         self._strip = strip_usage
         self._overhead = 0
         self._events = 0
-        self._seen = 0
+        self._bytes = 0
 
     async def open(self, read_error: ReadError) -> None:
         """Read on until the stream has begun.
@@ -98,8 +98,12 @@ class StreamReply:
         opening = self._format.opening(parsed)
         if opening.significance is Significance.ERROR:
             raise read_error(parsed.data)
-        self._overhead = len(event) - opening.text_bytes
-        return opening.significance is Significance.PAYLOAD
+        if opening.significance is Significance.PAYLOAD:
+            self._overhead = len(event) - opening.text_bytes
+            return True
+        self._events -= 1  # what comes before the answer is none of its text
+        self._bytes -= len(event)
+        return False
 
     async def block(self) -> bytes | None:
         """The next whole events for the client, None after the last.
@@ -116,7 +120,7 @@ class StreamReply:
         meter.note(block)
         if meter.finished:
             block = block[: meter.end]
-        self._seen += len(block)
+        self._bytes += len(block)
         self._events += max(1, block.count(b"\n\n"))
         return self._without_usage(block) if self._strip else block
 
@@ -146,7 +150,16 @@ class StreamReply:
 
     def settle(self, prompt_tokens: int) -> tuple[Usage, Quality]:
         """The upstream's figures, or an estimate from what came by."""
-        return self.meter.settle(max(0, self._seen - self._events * self._overhead), prompt_tokens)
+        return self.meter.settle(self._text_bytes(), prompt_tokens)
+
+    def _text_bytes(self) -> int:
+        """About how much of it was the model's words.
+
+        Every event costs as much around its text as the first one did, and carries at least a
+        token; the last two end the stream.
+        """
+        spoken = self._bytes - self._events * self._overhead
+        return max(spoken, BYTES_PER_TOKEN * (self._events - 2), int(self._events > 0))
 
 
 Reply = PlainReply | StreamReply
