@@ -42,6 +42,7 @@ from keymux.sandbox.refusing import (
     Forbidden,
     GatewayTimeout,
     Html,
+    ModelDenied,
     NoSuchModel,
     Overloaded,
     Redirect,
@@ -80,6 +81,7 @@ __all__ = [
     "Html",
     "HugeEvent",
     "LeaksKey",
+    "ModelDenied",
     "NoReply",
     "NoSuchModel",
     "NoUsage",
@@ -121,6 +123,7 @@ AnyBehaviour = (
     | Forbidden
     | Region
     | NoSuchModel
+    | ModelDenied
     | Refused
     | ContextTooLong
     | ContentRefused

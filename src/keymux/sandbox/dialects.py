@@ -57,6 +57,7 @@ class Dialect(Struct, frozen=True):
         rejected: what it says to a key it does not know.
         revoked: what it says to a key that was taken back.
         spent: what it says when nothing is left.
+        no_such_model: what it says, in the OpenAI format, to a model that there is not.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Dialect(Struct, frozen=True):
     rejected: Callable[[str], Wrong]
     revoked: Wrong
     spent: Wrong
+    no_such_model: Callable[[str], Wrong]
 
     def error(self, wrong: Wrong, wire_format: WireFormat, identity: str) -> dict[str, object]:
         """The body of an error answer."""
@@ -108,6 +110,17 @@ def _unknown_to_ohmygpt(key: str) -> Wrong:
     return Wrong(401, message, type="authentication_error", at_edge=True)
 
 
+def _unserved_by_litellm(model: str) -> Wrong:
+    """A LiteLLM proxy names its exception and repeats the words of the model's API."""
+    message = f"litellm.NotFoundError: AnthropicException - model: {model}. No fallbacks."
+    return Wrong(404, message, type="None")
+
+
+def _unserved_by_ohmygpt(model: str) -> Wrong:
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return Wrong(404, message, code="model_not_found")
+
+
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         "openhands": Dialect(
@@ -123,6 +136,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 at_edge=True,
             ),
             spent=BUDGET_429,
+            no_such_model=_unserved_by_litellm,
         ),
         "ohmygpt": Dialect(
             name="ohmygpt",
@@ -137,6 +151,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 at_edge=True,
             ),
             spent=BALANCE_402,
+            no_such_model=_unserved_by_ohmygpt,
         ),
     }
 )

@@ -6,10 +6,8 @@ from email.utils import formatdate
 from types import MappingProxyType
 from typing import Literal, assert_never
 
-import msgspec
-
 from keymux.core.vocabulary import WireFormat
-from keymux.sandbox import dialects
+from keymux.sandbox import dialects, loose
 from keymux.sandbox.answer import Answer
 from keymux.sandbox.asked import Headers
 from keymux.sandbox.behaviour import Behaviour
@@ -145,15 +143,26 @@ class Region(Behaviour, frozen=True):
 
 
 class NoSuchModel(Behaviour, frozen=True):
-    """Answers 404: the model does not exist, or not for this key."""
+    """Answers 404: there is no such model."""
 
     def _answer(self, scene: Scene) -> Answer:
-        asked = msgspec.json.decode(scene.asked.body) if scene.asked.body else {}
-        model = asked.get("model", "") if isinstance(asked, dict) else ""
+        model = _model(scene)
         if scene.format is WireFormat.ANTHROPIC:
             return scene.wrong(Wrong(404, f"model: {model}"))
-        message = f"The model `{model}` does not exist or you do not have access to it."
-        return scene.wrong(Wrong(404, message, code="model_not_found"))
+        return scene.wrong(scene.dialect.no_such_model(model))
+
+
+class ModelDenied(Behaviour, frozen=True):
+    """Answers 403: there is such a model, but not for this key."""
+
+    def _answer(self, scene: Scene) -> Answer:
+        message = f"key not allowed to access model. Tried to access {_model(scene)}."
+        return scene.wrong(Wrong(403, message, type="key_model_access_denied", at_edge=True))
+
+
+def _model(scene: Scene) -> str:
+    asked = loose.mapping(loose.decode(scene.asked.body))
+    return loose.text(asked.get("model")) or scene.asked.place.model
 
 
 class Refused(Behaviour, frozen=True):
