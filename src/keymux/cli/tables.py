@@ -19,6 +19,7 @@ from keymux.cli.saying import clean, say, say_json
 Row = Mapping[str, object]
 
 _THOUSAND = 1000
+_ROUNDS_UP = 999.5
 _STYLES = {
     "healthy": "green",
     "rate_limited": "yellow",
@@ -48,7 +49,7 @@ def compact(value: object) -> str:
     """A count in at most four digits and a letter."""
     number = float(plain(value) or 0)
     for unit in ("", "k", "M", "G"):
-        if number < _THOUSAND:
+        if number < _ROUNDS_UP:
             return f"{number:.3g}{unit}" if unit else f"{number:.0f}"
         number /= _THOUSAND
     return f"{number:.0f}T"
