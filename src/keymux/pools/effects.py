@@ -15,8 +15,9 @@ from keymux.core.faults import UpstreamFault
 from keymux.core.health import Backoff, Condition, Event, Status
 from keymux.core.retrying import DECISIONS, Effect
 from keymux.pools.gate import Gate
+from keymux.pools.members import Group, UpstreamKey
 from keymux.pools.outage import OutageWatch, Suspect
-from keymux.pools.pool import Lease, Pool, UpstreamKey
+from keymux.pools.pool import Lease, Pool
 
 
 class Regimen(Struct, frozen=True):
@@ -156,12 +157,13 @@ class Effects:
     ) -> None:
         watch = self._outages.setdefault(lease.pool.name, OutageWatch())
         watch.note(Suspect(lease.key, lease.target.model, gate, before, gate.condition), now)
-        if not watch.is_outage(len(lease.pool.keys), now):
+        if not watch.is_outage(lease.pool.in_rotation()):
             return
         for innocent in watch.rolled_back():
             innocent.gate.change(innocent.restored())
+            lease.pool.wake_later(innocent.gate, innocent.key, innocent.model)
+            lease.pool.wake(innocent.key)
             self._tell_of(lease, innocent, "outage of the provider")
-        lease.pool.wake(lease.pool.keys.values())
         self._provider_down(lease, fault, now)
 
     def _tell_of(self, lease: Lease, innocent: Suspect, reason: str) -> None:
@@ -187,7 +189,7 @@ class Effects:
 
     def _group_spent(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
         told = self.regimen.exhausted_s if fault.told is None else fault.told
-        for key in tuple(lease.key.group.keys):
+        for key in tuple(lease.key.group.keys.values()):
             after = health.cool(
                 key.gate.condition,
                 Event.SPENT,
@@ -208,7 +210,7 @@ class Effects:
         self._settle(lease, gate, after, fault.reason)
 
     def _group_quarantined(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
-        for key in tuple(lease.key.group.keys):
+        for key in tuple(lease.key.group.keys.values()):
             after = health.condemn(key.gate.condition, now=now, reason=fault.reason)
             self._settle(lease, key.gate, after, fault.reason, key)
 
@@ -261,27 +263,62 @@ class Effects:
         reason: str,
         key: UpstreamKey | None = None,
     ) -> None:
-        before = gate.condition
+        before, key = gate.condition, key or lease.key
         moved = gate.change(after)
         if after is before:
             return
-        keys, model, whole_group = _scope(lease, gate, key or lease.key)
-        waking = lease.key.group.keys if whole_group else keys
-        if after.is_healthy:
-            lease.pool.wake(waking)
+        pool, scope = lease.pool, _scope(lease, gate, key)
+        if scope.holder is None:
+            pool.announce()
+        elif after.is_healthy:
+            pool.wake(scope.holder, scope.model)
         else:
-            lease.pool.wake_later(gate, waking, model)
-        if moved or after.until != before.until:
-            self._tell(Change(lease.pool, keys, model, whole_group, before.status, after, reason))
+            pool.wake_later(gate, scope.holder, scope.model)
+        if gate is key.gate:
+            pool.recount()
+        if moved or after.until != before.until or bool(after.suspected) != bool(before.suspected):
+            keys = _told_of(scope, key, after)
+            whole = isinstance(scope.holder, Group)
+            self._tell(Change(pool, keys, scope.model, whole, before.status, after, reason))
 
 
-def _scope(lease: Lease, gate: Gate, key: UpstreamKey) -> tuple[tuple[UpstreamKey, ...], str, bool]:
-    """The keys and the model a gate is about, and whether it is the whole group's."""
-    pool, model = lease.pool, lease.target.model
-    if gate is pool.gate or gate in pool.egress_gates.values():
-        return (), "", False
+class _Scope(Struct, frozen=True):
+    """What a gate is about.
+
+    Attributes:
+        holder: the key or quota group behind it; None for the provider itself.
+        model: the only one it is about, empty for all.
+    """
+
+    holder: UpstreamKey | Group | None
+    model: str = ""
+
+
+def _scope(lease: Lease, gate: Gate, key: UpstreamKey) -> _Scope:
+    model = lease.target.model
+    if gate is key.gate:
+        return _Scope(key)
     if gate is key.group.models.get(model):
-        return (key,), model, True
+        return _Scope(key.group, model)
     if gate is key.models.get(model):
-        return (key,), model, False
-    return (key,), "", False
+        return _Scope(key, model)
+    return _Scope(None)
+
+
+def _told_of(scope: _Scope, key: UpstreamKey, after: Condition) -> tuple[UpstreamKey, ...]:
+    """The keys whose stored state has to change.
+
+    The cooldown of a quota group is stored with the key that was refused. When it is over, that is
+    told of every key it was stored with, whichever of the group's keys found out.
+    """
+    if scope.holder is None:
+        return ()
+    if not isinstance(scope.holder, Group):
+        return (key,)
+    carriers = scope.holder.carriers.setdefault(scope.model, {})
+    if not after.is_healthy:
+        carriers[key] = None
+        return (key,)
+    told = tuple(one for one in carriers if one.id in scope.holder.keys) or (key,)
+    carriers.clear()
+    return told

@@ -5,23 +5,26 @@ its next batch; a promotion is asked of the store itself, which lets only one ha
 What an operator changes in the store arrives here through the audit, which is read twice a second.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from keymux.core.health import Status
 from keymux.core.records import AuditRow, KeyRecord, ProviderState, Transition
 from keymux.ids import record_id
 from keymux.pools.effects import Change
+from keymux.pools.members import UpstreamKey
+from keymux.pools.news import DEAD, News, Said
 from keymux.pools.persistence import (
     Clocks,
     key_state,
+    make_well,
+    merge_key,
+    merge_provider,
     provider_state,
     put_key,
     put_provider,
 )
-from keymux.pools.pool import Pool, UpstreamKey
+from keymux.pools.pool import Pool
 
-_DEAD = frozenset({Status.EXHAUSTED, Status.QUARANTINED})
 _FEW = 100
 
 
@@ -87,8 +90,7 @@ class Keeper:
         """A condition has changed: remember it, and replace the key if it is dead."""
         for key in change.keys:
             self._note(self._key_transition(change, key))
-            if change.condition.status in _DEAD and not change.model:
-                self._begin_replacing(change.pool, key)
+            self._begin_replacing(change.pool, key)
         if not change.keys:
             self._note(self._provider_transition(change))
 
@@ -122,73 +124,98 @@ class Keeper:
 
     # -- promotion -----------------------------------------------------------------------------
     def _begin_replacing(self, pool: Pool, key: UpstreamKey) -> None:
-        if not key.replaced:
+        if _is_to_replace(key):
             pool.expecting += 1
-            self._spawn(self._replace(pool, key))
+            self._spawn(self._replace_expected(pool, key))
 
-    async def _replace(self, pool: Pool, key: UpstreamKey) -> None:
+    async def _replace_expected(self, pool: Pool, key: UpstreamKey) -> None:
         try:
-            fresh = await self._store.promote(pool.name, key.id, self._clocks.wall_ms())
-            if fresh is None:
-                return
-            key.replaced = key.is_out = True
-            record = await self._store.find_key(pool.name, fresh)
-            if record is not None:
-                put_key(pool, record, self._clocks)
+            await self._replace(pool, key)
         finally:
             pool.expecting -= 1
             pool.announce()
 
+    async def _replace(self, pool: Pool, key: UpstreamKey) -> bool:
+        """Let a backup key take over for a dead key; False when there is none."""
+        if not _is_to_replace(key):
+            return True
+        fresh = await self._store.promote(pool.name, key.id, self._clocks.wall_ms())
+        if fresh is None:
+            return False
+        key.replaced = key.is_out = True
+        pool.recount()
+        record = await self._store.find_key(pool.name, fresh)
+        if record is not None:
+            merge_key(pool, record, self._clocks)
+        return True
+
     async def _replace_the_dead(self, pool: Pool) -> None:
-        for key in list(pool.keys.values()):
-            if key.gate.condition.status in _DEAD and not key.replaced:
-                pool.expecting += 1
-                await self._replace(pool, key)
+        """Replace those that no one replaced yet, for as long as there are spares."""
+        for key in [key for key in pool.keys.values() if _is_to_replace(key)]:
+            if await self._replace(pool, key):
+                continue
+            if await self._store.find_key(pool.name, key.id) is not None:
+                return
 
     # -- what happens elsewhere ----------------------------------------------------------------
     async def follow(self, rows: Sequence[AuditRow]) -> None:
-        """Take over what an operator, or another process, has changed."""
-        added: dict[str, list[str]] = {}
+        """Take over what an operator, or another process, has changed.
+
+        Rows only say where to look: what counts is how the store is now, so it is asked once for
+        each key, however many rows there are.
+        """
+        news: dict[str, News] = {}
         for row in rows:
-            pool = self._pools.get(row.provider)
-            if pool is None or row.actor == self._actor:
+            if row.provider in self._pools:
+                found = news.setdefault(row.provider, News())
+                found.read(row, is_own=row.actor == self._actor)
+        for provider, found in news.items():
+            await self._take_over(self._pools[provider], found)
+
+    async def _take_over(self, pool: Pool, news: News) -> None:
+        records = await self._records(pool, news.keys)
+        for key_id, said in news.keys.items():
+            record = records.get(key_id)
+            if record is None:
+                pool.remove(key_id)
                 continue
-            if row.action == "key.add":
-                added.setdefault(row.provider, []).append(row.subject)
-            else:
-                await self._follow_one(pool, row)
-        for provider, ids in added.items():
-            await self._take_in(self._pools[provider], ids)
+            if said is Said.LIFTED and key_id in pool.keys:
+                self._lift(pool, pool.keys[key_id])
+            take = merge_key if said is Said.FOUND else put_key
+            take(pool, record, self._clocks)
+        if news.provider is not None:
+            put = merge_provider if news.provider is Said.FOUND else put_provider
+            put(pool, await self._store.provider_state(pool.name), self._clocks)
+        if news.has_dead or news.has_spares:
+            await self._replace_the_dead(pool)
 
-    async def _follow_one(self, pool: Pool, row: AuditRow) -> None:
-        match row.action:
-            case "key.remove":
-                pool.remove(row.subject)
-            case "backup.add" | "backup.restore":
-                await self._replace_the_dead(pool)
-            case "backup.promote":
-                await self._reload(pool, row.before)
-                await self._reload(pool, row.subject)
-            case _ if row.action.startswith("provider."):
-                put_provider(pool, await self._store.provider_state(pool.name), self._clocks)
-            case _ if row.action.startswith("key."):
-                await self._reload(pool, row.subject)
-            case _:
-                pass
+    async def _records(self, pool: Pool, ids: Collection[str]) -> Mapping[str, KeyRecord]:
+        """How keys are now; many of them are read in one go."""
+        if len(ids) > _FEW:
+            return {record.id: record for record in await self._store.load_keys(pool.name)}
+        found = [await self._store.find_key(pool.name, key_id) for key_id in ids]
+        return {record.id: record for record in found if record is not None}
 
-    async def _take_in(self, pool: Pool, ids: Sequence[str]) -> None:
-        """Add new keys; many of them are read in one go."""
-        if len(ids) <= _FEW:
-            for key_id in ids:
-                await self._reload(pool, key_id)
-            return
-        for record in await self._store.load_keys(pool.name):
-            if record.id not in pool.keys:
-                put_key(pool, record, self._clocks)
+    def _lift(self, pool: Pool, key: UpstreamKey) -> None:
+        """An operator trusts a key again, so what keeps its whole group from a model ends too."""
+        for model, gate in key.group.models.items():
+            before = gate.condition.status
+            make_well(gate, self._clocks)
+            carriers = key.group.carriers.pop(model, {})
+            others = tuple(one for one in carriers if one is not key and one.id in pool.keys)
+            change = Change(
+                pool,
+                others,
+                model,
+                whole_group=True,
+                before=before,
+                condition=gate.condition,
+                reason="lifted with another key of the group",
+            )
+            for other in others:
+                self._note(self._key_transition(change, other))
+            pool.wake(key.group, model)
 
-    async def _reload(self, pool: Pool, key_id: str) -> None:
-        record = await self._store.find_key(pool.name, key_id)
-        if record is None:
-            pool.remove(key_id)
-        else:
-            put_key(pool, record, self._clocks)
+
+def _is_to_replace(key: UpstreamKey) -> bool:
+    return key.gate.condition.status in DEAD and not key.replaced

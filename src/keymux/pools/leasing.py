@@ -9,9 +9,10 @@ from keymux.core.health import Status
 from keymux.core.retrying import Step
 from keymux.pools.budget import Turn
 from keymux.pools.effects import Effects
-from keymux.pools.pool import Lease, Pool
+from keymux.pools.pool import Lease, Outlook, Pool
 
 _WITHOUT_AN_END_S = 60.0
+_SHORTEST_S = 1.0
 
 
 class Leasing:
@@ -79,18 +80,18 @@ class Leasing:
         Raises:
             NoneReady: there was none.
         """
-        start = now = self._clock()
+        start = self._clock()
         give_up = start + min(self._queue_s, left_s)
         while True:
             lease = await self._after_a_pause(steps, turn) or self.lease(steps, turn)
-            if lease is not None:
-                self._waited(self._clock() - start)
-                return lease
-            until, status = self._soonest(steps, now)
-            if until is None or until > give_up or now >= give_up or self._is_full(steps):
-                raise self._none_ready(model, until, status, now)
-            await self._wait(steps, (give_up if until <= now else until) - now)
             now = self._clock()
+            if lease is not None:
+                self._waited(now - start)
+                return lease
+            outlook = self._outlook(steps, turn, now)
+            if now >= give_up or not outlook.is_hopeful(give_up) or self._is_full(steps):
+                raise self._none_ready(model, outlook, now)
+            await self._wait(steps, outlook.look_again(now, give_up) - now)
 
     def opened(self, lease: Lease) -> None:
         """The upstream has begun to answer."""
@@ -111,10 +112,8 @@ class Leasing:
             pool, now = self._pools[step.target.provider], self._clock()
             if turn is Turn.RETRY and not pool.budget.allows(now):
                 continue
-            lease = pool.take(step, now)
-            if lease is None:
+            if not pool.could_take(step, now):
                 continue
-            pool.give_back(lease)
             await asyncio.sleep(step.pause_s)
             lease = pool.take(step, self._clock())
             if lease is not None:
@@ -122,13 +121,18 @@ class Leasing:
                 return lease
         return None
 
-    def _soonest(self, steps: Sequence[Step], now: float) -> tuple[float | None, Status | None]:
-        found: tuple[float | None, Status | None] = (None, None)
+    def _outlook(self, steps: Sequence[Step], turn: Turn, now: float) -> Outlook:
+        """What may be hoped for, all steps together."""
+        until, status, is_open = None, None, False
         for step in steps:
-            until, status = self._pools[step.target.provider].soonest(step, now)
-            if until is not None and (found[0] is None or until < found[0]):
-                found = (until, status)
-        return found
+            pool = self._pools[step.target.provider]
+            if turn is Turn.RETRY and not pool.budget.allows(now):
+                continue
+            found = pool.outlook(step, now)
+            is_open = is_open or found.is_open
+            if until is None or (found.until is not None and found.until < until):
+                until, status = found.until, found.status
+        return Outlook(until, status, is_open)
 
     def _is_full(self, steps: Sequence[Step]) -> bool:
         return any(
@@ -153,9 +157,10 @@ class Leasing:
             for end in stop:
                 end()
 
-    def _none_ready(
-        self, model: str, until: float | None, status: Status | None, now: float
-    ) -> NoneReady:
-        kind = AllThrottled if status is Status.RATE_LIMITED else NoneReady
-        wait = _WITHOUT_AN_END_S if until is None else max(1.0, until - now)
+    def _none_ready(self, model: str, outlook: Outlook, now: float) -> NoneReady:
+        kind = AllThrottled if outlook.status is Status.RATE_LIMITED else NoneReady
+        if outlook.until is not None:
+            wait = max(_SHORTEST_S, outlook.until - now)
+        else:
+            wait = _SHORTEST_S if outlook.is_open else _WITHOUT_AN_END_S
         return kind(model=model, retry_after=wait * (1 + self._luck.random() / 10))

@@ -1,72 +1,24 @@
-"""One provider's upstream keys in memory, and the choice among them.
+"""One provider's upstream keys in memory, and the leases on them.
 
-For every model there is a *lane*: the keys that may be ready for it, in turn. A key that turns out
-not to be ready is taken out of the lane when its turn comes, and put back when whatever held it is
-over; so a choice costs the same with ten keys and with fifty thousand.
+`lanes` chooses among the keys and `alarms` knows when cooldowns end; the pool asks the provider's
+own gate first, gives the lease, and tells those who wait for one.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
+from collections.abc import Callable
 from itertools import count
+
+from msgspec import Struct
 
 from keymux.core.health import Status
 from keymux.core.retrying import Step
 from keymux.core.vocabulary import Target
+from keymux.pools.alarms import Alarms
 from keymux.pools.budget import RetryBudget
 from keymux.pools.gate import Gate
+from keymux.pools.lanes import Lanes
+from keymux.pools.members import Group, UpstreamKey
 
-
-class UpstreamKey:
-    """A key of a pool.
-
-    Attributes:
-        id: as in the store.
-        secret: never shown.
-        group: the keys that share its allowance.
-        gate: its own health.
-        models: gates for single models that this key alone is kept from.
-        lanes: the models in whose lane it stands.
-        replaced: True once a backup key has taken over.
-        is_out: never to be chosen: replaced, or removed from the pool.
-    """
-
-    __slots__ = (
-        "gate",
-        "group",
-        "id",
-        "is_out",
-        "label",
-        "lanes",
-        "models",
-        "replaced",
-        "secret",
-    )
-
-    def __init__(self, key_id: str, secret: str, group: "Group", label: str = "") -> None:
-        self.id = key_id
-        self.secret = secret
-        self.group = group
-        self.label = label
-        self.gate = Gate()
-        self.models: dict[str, Gate] = {}
-        self.lanes: set[str] = set()
-        self.replaced = False
-        self.is_out = False
-
-    def __repr__(self) -> str:
-        return f"<UpstreamKey {self.id} {self.gate.condition.status}>"
-
-
-class Group:
-    """Upstream keys that share one allowance."""
-
-    __slots__ = ("keys", "models", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.keys: list[UpstreamKey] = []
-        self.models: dict[str, Gate] = {}
+_AWAY = frozenset({Status.EXHAUSTED, Status.QUARANTINED, Status.DISABLED})
 
 
 class Lease:
@@ -103,6 +55,35 @@ class Lease:
                 return generation
         return 0
 
+    def on_trial(self) -> Gate | None:
+        """The gate that waits for this very lease to find out how things are, if one does."""
+        for gate, generation in self.passed:
+            if not gate.is_free and generation == gate.condition.generation:
+                return gate
+        return None
+
+
+class Outlook(Struct, frozen=True):
+    """What may be hoped for when no key is ready.
+
+    Attributes:
+        until: when a cooldown ends that a key waits for; None when none has an end.
+        status: what keeps that key.
+        is_open: a lease or a promotion under way may bring a key at any time.
+    """
+
+    until: float | None
+    status: Status | None
+    is_open: bool
+
+    def is_hopeful(self, give_up: float) -> bool:
+        """Whether a key may become ready before one gives up."""
+        return self.is_open or (self.until is not None and self.until <= give_up)
+
+    def look_again(self, now: float, give_up: float) -> float:
+        """How long to wait if nothing is announced before."""
+        return min(self.until, give_up) if self.until and self.until > now else give_up
+
 
 class Pool:
     """The keys of one provider.
@@ -110,6 +91,7 @@ class Pool:
     Attributes:
         name: of the provider.
         gate: health of the provider as a whole.
+        egress_gates: for each way out on which the provider refuses us.
         keys: all upstream keys by id, ready or not.
         groups: by name.
         budget: for retries.
@@ -124,9 +106,10 @@ class Pool:
         self.groups: dict[str, Group] = {}
         self.budget = budget
         self.expecting = 0
-        self._lanes: dict[str, deque[UpstreamKey]] = {}
-        self._wakeups: list[tuple[float, int, Gate, tuple[UpstreamKey, ...], str]] = []
-        self._trials = 0
+        self._alarms = Alarms()
+        self._lanes = Lanes(self.keys, self._alarms)
+        self._trials: dict[Lease, None] = {}
+        self._in_rotation: int | None = None
         self._order = count()
         self._listeners: dict[int, Callable[[], None]] = {}
 
@@ -136,11 +119,12 @@ class Pool:
         known = self.keys.get(key_id)
         if known is not None:
             return known
-        home = self.groups.setdefault(group or f"key:{key_id}", Group(group or f"key:{key_id}"))
-        key = UpstreamKey(key_id, secret, home, label)
-        home.keys.append(key)
-        self.keys[key_id] = key
-        self.wake((key,))
+        name = group or f"key:{key_id}"
+        home = self.groups.get(name)
+        if home is None:
+            home = self.groups[name] = Group(name)
+        key = home.keys[key_id] = self.keys[key_id] = UpstreamKey(key_id, secret, home, label)
+        self.wake(key)
         return key
 
     def remove(self, key_id: str) -> None:
@@ -149,18 +133,32 @@ class Pool:
         if key is None:
             return
         key.is_out = True
-        key.group.keys.remove(key)
+        del key.group.keys[key_id]
         if not key.group.keys:
-            self.groups.pop(key.group.name, None)
+            del self.groups[key.group.name]
+        self.recount()
+
+    def in_rotation(self) -> int:
+        """How many keys requests go to, or would go to after a while."""
+        if self._in_rotation is None:
+            self._in_rotation = sum(
+                not key.is_out and key.gate.condition.status not in _AWAY
+                for key in self.keys.values()
+            )
+        return self._in_rotation
+
+    def recount(self) -> None:
+        """A key has come, gone, or changed its status."""
+        self._in_rotation = None
 
     # -- choosing ----------------------------------------------------------------------------
     def take(self, step: Step, now: float) -> Lease | None:
         """Choose a ready key for a step and take it, in turn; None when none is ready."""
-        if self._wakeups and self._wakeups[0][0] <= now:
-            self._wake_due(now)
+        if self._alarms.next <= now:
+            self._ring(now)
         if not self.gate.is_open(now) or (self.egress_gates and self._egress_is_blocked()):
             return None
-        key = self._next_key(step, now)
+        key = self._lanes.next_key(step, now)
         if key is None:
             return None
         own, group = key.models, key.group.models
@@ -171,103 +169,93 @@ class Pool:
             narrower = [gates_of[model] for gates_of in (own, group) if model in gates_of]
             gates = (self.gate, key.gate, *narrower)
         lease = Lease(self, step.target, key, gates)
-        self._trials += lease.is_trial
+        if lease.is_trial:
+            self._trials[lease] = None
         return lease
 
-    def _egress_is_blocked(self) -> bool:
-        gate = self.egress_gates.get("direct")
-        return gate is not None and not gate.condition.is_healthy
-
-    def _next_key(self, step: Step, now: float) -> UpstreamKey | None:
-        model = step.target.model
-        lane = self._lanes.get(model)
-        if lane is None:
-            lane = self._new_lane(model)
-        for _ in range(len(lane)):
-            key = lane.popleft()
-            if not self.is_ready(key, model, now):
-                key.lanes.discard(model)
-                continue
-            lane.append(key)
-            if _fits(key, step):
-                return key
-        return None
-
-    def is_ready(self, key: UpstreamKey, model: str, now: float) -> bool:
-        """Whether a lease on a key for a model could be given."""
-        if key.is_out or not key.gate.is_open(now):
-            return False
-        if key.models and model in key.models and not key.models[model].is_open(now):
-            return False
-        shared = key.group.models
-        return not (shared and model in shared and not shared[model].is_open(now))
-
-    def _new_lane(self, model: str) -> deque[UpstreamKey]:
-        lane = self._lanes[model] = deque(self.keys.values())
-        for key in self.keys.values():
-            key.lanes.add(model)
-        return lane
-
-    # -- waking ------------------------------------------------------------------------------
-    def wake(self, keys: Iterable[UpstreamKey]) -> None:
-        """Put keys back into the lanes, because what held them may be over."""
-        for key in keys:
-            for model, lane in self._lanes.items():
-                if model not in key.lanes:
-                    key.lanes.add(model)
-                    lane.append(key)
-        self.announce()
-
-    def wake_later(self, gate: Gate, keys: Iterable[UpstreamKey], model: str = "") -> None:
-        """Put keys back when the cooldown of a gate is over."""
-        until = gate.condition.until
-        if until is not None and not gate.condition.is_healthy:
-            heappush(self._wakeups, (until, next(self._order), gate, tuple(keys), model))
-
-    def _wake_due(self, now: float) -> None:
-        while self._wakeups and self._wakeups[0][0] <= now:
-            _, _, gate, keys, model = heappop(self._wakeups)
-            until = gate.condition.until
-            if until is not None and until > now and not gate.condition.is_healthy:
-                self.wake_later(gate, keys, model)
-            else:
-                self.wake(keys)
+    def could_take(self, step: Step, now: float) -> bool:
+        """Whether `take` would give a lease; takes nothing."""
+        if self._alarms.next <= now:
+            self._ring(now)
+        return (
+            self.gate.is_open(now)
+            and not self._egress_is_blocked()
+            and self._lanes.has_key(step, now)
+        )
 
     def give_back(self, lease: Lease) -> None:
         """End a lease."""
-        self._trials -= lease.is_trial
+        if lease.is_trial:
+            self._trials.pop(lease, None)
+        model, group = lease.target.model, lease.key.group
         for gate, generation in lease.passed:
             if not gate.give_back(generation):
                 continue
             if gate is self.gate:
                 self.announce()
+            elif gate is group.models.get(model):
+                self.wake(group, model)
             else:
-                self.wake(lease.key.group.keys)
+                self.wake(lease.key)
+
+    def _egress_is_blocked(self) -> bool:
+        gate = self.egress_gates.get("direct")
+        return gate is not None and not gate.condition.is_healthy
+
+    # -- waking ------------------------------------------------------------------------------
+    def wake(self, holder: UpstreamKey | Group, model: str = "") -> None:
+        """What kept a key, or a group from a model, may be over."""
+        if isinstance(holder, Group):
+            self._lanes.bring_group_back(holder, model)
+        else:
+            self._lanes.bring_back(holder)
+        self.announce()
+
+    def wake_later(self, gate: Gate, holder: UpstreamKey | Group, model: str = "") -> None:
+        """Wake what stands behind a gate when its cooldown is over."""
+        self._alarms.set(gate, holder, model)
+        self.announce()
+
+    def _ring(self, now: float) -> None:
+        for holder, model in self._alarms.ring(now):
+            self.wake(holder, model)
 
     # -- waiting -----------------------------------------------------------------------------
-    def soonest(self, step: Step, now: float) -> tuple[float | None, Status | None]:
-        """When a key may become ready for a step, and what holds it until then.
-
-        Returns:
-            The present time when that depends on a lease or a promotion under way; None when no
-            cooldown has an end.
-        """
-        if self.expecting or self._trials:
-            return now, None
+    def outlook(self, step: Step, now: float) -> Outlook:
+        """What may be hoped for when no key is ready for a step."""
         if self._egress_is_blocked():
-            return None, None
-        floor = 0.0
+            return Outlook(None, Status.QUARANTINED, is_open=False)
+        trial = self._on_trial(step.target.model)
+        is_open = bool(self.expecting) or trial is not None
+        own, floor = self.gate.condition, now
         if not self.gate.is_open(now):
-            if self.gate.condition.until is None:
-                return None, self.gate.condition.status
-            floor = self.gate.condition.until
-        for until, _, gate, _, model in sorted(self._wakeups[:64]):
-            condition = gate.condition
-            if gate is self.gate or condition.is_healthy or condition.until is None:
-                continue
-            if not model or model == step.target.model:
-                return max(until, floor, now), condition.status
-        return (floor, self.gate.condition.status) if floor else (None, None)
+            if own.until is None or self._lanes.has_key(step, now):
+                return Outlook(own.until, own.status, is_open)
+            floor = max(floor, own.until)
+        found = self._soonest(step)
+        if found is None:
+            return Outlook(None, trial, is_open)
+        until, status = found
+        return Outlook(max(until, floor), status, is_open)
+
+    def _soonest(self, step: Step) -> tuple[float, Status] | None:
+        if step.only_key is None:
+            return self._alarms.soonest(step.target.model)
+        key, model = self.keys.get(step.only_key), step.target.model
+        gates = (key.gate, key.models.get(model), key.group.models.get(model)) if key else ()
+        closed = [gate.condition for gate in gates if gate and not gate.condition.is_healthy]
+        ends = [(one.until, one.status) for one in closed if one.until is not None]
+        return max(ends) if ends and len(ends) == len(closed) else None
+
+    def _on_trial(self, model: str) -> Status | None:
+        """The status of a gate that a lease under way may open for a model."""
+        for lease in tuple(self._trials):
+            gate = lease.on_trial()
+            if gate is None:
+                del self._trials[lease]
+            elif gate is self.gate or gate is lease.key.gate or lease.target.model == model:
+                return gate.condition.status
+        return None
 
     def listen(self, notify: Callable[[], None]) -> Callable[[], None]:
         """Be told whenever a key may have become ready; call the result to stop."""
@@ -279,9 +267,3 @@ class Pool:
         """Tell those who wait for a key to look again."""
         for notify in tuple(self._listeners.values()):
             notify()
-
-
-def _fits(key: UpstreamKey, step: Step) -> bool:
-    if step.only_key is not None:
-        return key.id == step.only_key
-    return key.id not in step.avoid_keys and key.group.name not in step.avoid_groups

@@ -8,6 +8,7 @@ be repeated, because the store knows exchanges and transitions by their ids.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from keymux.core.faults import LedgerFull
 from keymux.core.records import (
@@ -19,7 +20,7 @@ from keymux.core.records import (
     Transition,
 )
 from keymux.core.vocabulary import Quality
-from keymux.stores.journal import Entry, Journal, JournalFull, Orphan, read_segment
+from keymux.stores.journal import Entry, Journal, JournalFull, Orphan, entries_of
 from keymux.stores.port import Batch, Ledger, StoreUnavailable, StoreUnusable
 
 FLUSH_EVERY_S = 0.25
@@ -28,6 +29,7 @@ RETRY_EVERY_S = 1.0
 QUEUE_LIMIT = 10_000
 BATCH_LIMIT = 2048
 _COME_BACK_S = 5.0
+_STORE, _JOURNAL = "store", "journal"
 
 Settled = ExchangeRow | Transition
 
@@ -42,7 +44,7 @@ class Bookkeeper:
         alarm: told when booking gets into trouble and out of it again.
 
     Attributes:
-        written: rows that the store has acknowledged.
+        written: exchanges that the store has acknowledged.
     """
 
     def __init__(
@@ -58,32 +60,30 @@ class Bookkeeper:
         self._untold: list[ExchangeRow] = []
         self._alarm = alarm
         self._queue: list[Settled] = []
-        self._spilled = 0
-        self._unsafe = 0
-        self._ok = True
+        self._spilled: set[str] = set()
+        self._troubles: set[str] = set()
         self._wake = asyncio.Event()
         self.written = 0
 
     @property
     def depth(self) -> int:
         """Entries that the store does not have yet."""
-        return len(self._queue) + self._spilled
+        return len(self._queue) + len(self._spilled)
 
     @property
     def is_writing(self) -> bool:
         """Whether the last write to the store went well."""
-        return self._ok
+        return _STORE not in self._troubles
 
     # -- the request path ---------------------------------------------------------------------
     def reserve(self, reservation: Reservation) -> None:
         """An exchange was admitted.
 
         Raises:
-            LedgerFull: neither store nor journal take anything more.
+            LedgerFull: the journal has no room, and the store is too far behind to do without.
         """
-        if self._unsafe >= QUEUE_LIMIT:
+        if not self._keep(reservation.id, reservation) and len(self._queue) >= QUEUE_LIMIT:
             raise LedgerFull(retry_after=_COME_BACK_S)
-        self._keep(reservation.id, reservation)
 
     def begin(self, attempt: AttemptStarted) -> None:
         """An attempt is about to be sent."""
@@ -101,7 +101,7 @@ class Bookkeeper:
     def _enqueue(self, owner: str, entry: Settled) -> None:
         safe = self._keep(owner, entry)
         if safe and len(self._queue) >= QUEUE_LIMIT:
-            self._spilled += 1
+            self._spilled.add(owner)
             return
         self._queue.append(entry)
         if len(self._queue) >= BATCH_LIMIT:
@@ -111,20 +111,19 @@ class Bookkeeper:
         try:
             self._journal.append(owner, entry)
         except JournalFull:
-            self._unsafe += 1
             return False
         return True
 
     # -- the background -----------------------------------------------------------------------
     async def run(self) -> None:
-        """Write to the store until cancelled."""
+        """Write to the store until cancelled; when it does not take anything, not too often."""
         while True:
-            pause = FLUSH_EVERY_S if self._ok else RETRY_EVERY_S
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            if self.is_writing:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_EVERY_S):
+                        await self._wake.wait()
+            else:
+                await asyncio.sleep(RETRY_EVERY_S)
             await self.flush()
 
     async def keep_tidy(self) -> None:
@@ -132,59 +131,62 @@ class Bookkeeper:
         while True:
             await asyncio.sleep(TIDY_EVERY_S)
             if self._journal.is_untidy:
-                await asyncio.to_thread(self._tidy)
+                await self._tidy()
 
     async def flush(self) -> bool:
         """Write everything there is; False when the store did not take it."""
         self._wake.clear()
-        if self._untold:
-            rows, self._untold = self._untold, []
-            self._tell(rows)
+        self._tell_all()
         try:
             while taken := self._queue[:BATCH_LIMIT]:
                 await self._write(taken)
                 del self._queue[: len(taken)]
+                self._tell_all()
             if self._spilled:
                 await self._catch_up()
         except (StoreUnavailable, StoreUnusable) as error:
-            self._say(ok=False, text=f"the store does not take entries: {error}")
+            self._in_trouble(_STORE, f"the store does not take entries: {error}")
             return False
-        self._say(ok=True, text="the store takes entries again")
+        self._out_of_trouble(_STORE, "the store takes entries again")
         return True
 
-    async def _write(self, entries: Iterable[Settled]) -> None:
+    def _tell_all(self) -> None:
+        if self._untold:
+            rows, self._untold = self._untold, []
+            self._tell(rows)
+
+    async def _write(self, entries: Sequence[Settled]) -> None:
         batch = _batch(entries)
         await self._ledger.write(batch)
         self.written += len(batch.rows)
-        for row in batch.rows:
-            self._journal.release(row.id)
-        for transition in batch.transitions:
-            self._journal.release(transition.id)
+        for entry in entries:
+            self._spilled.discard(entry.id)
+            self._journal.release(entry.id)
 
     async def _catch_up(self) -> None:
         """Write what lives in the journal alone."""
-        self._spilled, left = 0, self._spilled
-        try:
-            for segment in self._journal.segments():
-                entries = await asyncio.to_thread(read_segment, segment.path)
-                for chunk in _chunks(_settled(entries)):
-                    await self._write(chunk)
-        except (StoreUnavailable, StoreUnusable):
-            self._spilled += left
-            raise
+        for segment in self._journal.segments():
+            entries = await asyncio.to_thread(entries_of, segment.content())
+            lost = (entry for entry in _settled(entries) if entry.id in self._spilled)
+            for chunk in _chunks(lost):
+                await self._write(chunk)
 
-    def _tidy(self) -> None:
+    async def _tidy(self) -> None:
         try:
-            self._journal.tidy()
+            await asyncio.to_thread(self._journal.tidy)
         except OSError as error:
-            self._say(ok=False, text=f"no space for the journal: {error.strerror}")
+            self._in_trouble(_JOURNAL, f"no space for the journal: {error.strerror}")
         else:
-            if not self._queue:
-                self._unsafe = 0
+            self._out_of_trouble(_JOURNAL, "the journal has space again")
 
-    def _say(self, *, ok: bool, text: str) -> None:
-        if ok is not self._ok:
-            self._ok = ok
+    def _in_trouble(self, what: str, text: str) -> None:
+        if what not in self._troubles:
+            self._troubles.add(what)
+            self._alarm(text)
+
+    def _out_of_trouble(self, what: str, text: str) -> None:
+        if what in self._troubles:
+            self._troubles.remove(what)
             self._alarm(text)
 
 
@@ -197,18 +199,47 @@ async def recover(orphan: Orphan, ledger: Ledger) -> int:
     Raises:
         StoreUnavailable: nothing is lost; the folder is kept for later.
     """
+    found = _Unfinished()
     try:
-        entries = list(orphan.entries())
-        for settled in _chunks(_settled(entries)):
+        for settled in _chunks(_settled(found.watch(orphan.entries()))):
             await ledger.write(_batch(settled))
-        open_ones = list(_interrupted(entries))
-        for rows in _chunks(open_ones):
+        for rows in _chunks(found.rows()):
             await ledger.write(_batch(rows))
     except BaseException:
         orphan.leave()
         raise
     orphan.drop()
-    return len(open_ones)
+    return len(found)
+
+
+class _Unfinished:
+    """Collects exchanges that were admitted and never settled."""
+
+    def __init__(self) -> None:
+        self._settled: set[str] = set()
+        self._open: dict[str, Reservation] = {}
+        self._attempts: dict[str, list[AttemptRecord]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Pass entries on, and remember what they leave open."""
+        for entry in entries:
+            if isinstance(entry, ExchangeRow):
+                self._settled.add(entry.id)
+                self._open.pop(entry.id, None)
+                self._attempts.pop(entry.id, None)
+            elif isinstance(entry, Reservation) and entry.id not in self._settled:
+                self._open[entry.id] = entry
+            elif isinstance(entry, AttemptStarted) and entry.id in self._open:
+                self._attempts.setdefault(entry.id, []).append(entry.attempt)
+            yield entry
+
+    def rows(self) -> Iterator[ExchangeRow]:
+        """A row for each."""
+        for reservation in self._open.values():
+            yield _interrupted_row(reservation, self._attempts.get(reservation.id, []))
 
 
 def _settled(entries: Iterable[Entry]) -> Iterator[Settled]:
@@ -232,21 +263,6 @@ def _batch(entries: Iterable[Settled]) -> Batch:
         rows=tuple(entry for entry in entries if isinstance(entry, ExchangeRow)),
         transitions=tuple(entry for entry in entries if isinstance(entry, Transition)),
     )
-
-
-def _interrupted(entries: Iterable[Entry]) -> Iterator[ExchangeRow]:
-    """A row for every exchange that was admitted and never settled."""
-    open_ones: dict[str, Reservation] = {}
-    attempts: dict[str, list[AttemptRecord]] = {}
-    for entry in entries:
-        if isinstance(entry, Reservation):
-            open_ones[entry.id] = entry
-        elif isinstance(entry, AttemptStarted):
-            attempts.setdefault(entry.id, []).append(entry.attempt)
-        elif isinstance(entry, ExchangeRow):
-            open_ones.pop(entry.id, None)
-    for reservation in open_ones.values():
-        yield _interrupted_row(reservation, attempts.get(reservation.id, []))
 
 
 def _interrupted_row(reservation: Reservation, attempts: list[AttemptRecord]) -> ExchangeRow:

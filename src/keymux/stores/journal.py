@@ -7,7 +7,8 @@ them; what the store has acknowledged does.) Space for a segment is reserved bef
 that a full disk shows here and not as a fault in the middle of a copy.
 
 Each process writes into a folder of its own and holds a lock on it. A folder without a lock belongs
-to a process that is dead: its records are there to be recovered.
+to a process that is dead: its records are there to be recovered. Folders are made and looked
+through under a lock on the folder around them, so that nobody takes a new one for a dead one.
 """
 
 import fcntl
@@ -16,18 +17,23 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from zlib import crc32
 
 import msgspec
 
 from keymux.core.records import AttemptStarted, ExchangeRow, Reservation, Transition
+from keymux.stores.port import StoreUnusable
 
 SEGMENT_BYTES = 4 * 2**20
 
 _MAGIC = b"keymux journal 1\n"
+_ANY_MAGIC = b"keymux journal "
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sI")
 _PREFIX = struct.Struct("<II")
+_LARGEST = SEGMENT_BYTES - _HEADER.size - 2 * _PREFIX.size
 _LOCK = "lock"
 _SPARES = 2
 
@@ -87,6 +93,10 @@ class Segment:
         self._position = end
         return True
 
+    def content(self) -> bytes:
+        """What it holds now, header and all."""
+        return self._map[: self._position]
+
     def move(self, path: Path) -> None:
         """Give the file another name."""
         self.path = self.path.rename(path)
@@ -97,23 +107,38 @@ class Segment:
         self.path.unlink(missing_ok=True)
 
 
-def read_segment(path: Path) -> list[Entry]:
-    """The entries of a segment file, up to the first that is not whole."""
-    content = path.read_bytes()
+def entries_of(content: bytes) -> list[Entry]:
+    """The entries of a segment, up to the first that is not whole.
+
+    Raises:
+        StoreUnusable: another keymux wrote it, in a way that this one cannot read.
+    """
     if len(content) < _HEADER.size:
         return []
     magic, seed = _HEADER.unpack_from(content)
+    if magic != _MAGIC:
+        if magic.startswith(_ANY_MAGIC):
+            raise StoreUnusable("another version of keymux wrote it")
+        return []
     found: list[Entry] = []
     position = _HEADER.size
-    while magic == _MAGIC and position + _PREFIX.size <= len(content):
+    while position + _PREFIX.size <= len(content):
         length, checksum = _PREFIX.unpack_from(content, position)
         start = position + _PREFIX.size
         payload = content[start : start + length]
         if not length or len(payload) < length or crc32(payload, seed) != checksum:
             break
-        found.append(_decode(payload))
+        found.append(_read(payload))
         position = start + length
     return found
+
+
+def _read(payload: bytes) -> Entry:
+    try:
+        entry: Entry = _decode(payload)
+    except msgspec.MsgspecError as error:
+        raise StoreUnusable(f"another version of keymux wrote it: {error}") from error
+    return entry
 
 
 class Journal:
@@ -128,9 +153,13 @@ class Journal:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._home = folder / name
-        self._home.mkdir(parents=True, mode=0o700)
-        self._lock = _locked(self._home)
+        with _looking_through(folder):
+            self._home.mkdir(mode=0o700)
+            self._lock = _locked(self._home, os.O_RDWR | os.O_CREAT)
+        self._tidying = Lock()
+        self._is_closed = False
         self._number = 0
         self._where: dict[str, list[Segment]] = {}
         self._full: list[Segment] = []
@@ -149,16 +178,16 @@ class Journal:
         """
         payload = _encode(entry)
         if not self._current.append(payload):
-            self._turn_over()
-            if not self._current.append(payload):
-                raise JournalFull
+            self._turn_over(len(payload))
+            self._current.append(payload)
         current = self._current
         if owner not in current.owners:
             current.owners.add(owner)
             self._where.setdefault(owner, []).append(current)
 
-    def _turn_over(self) -> None:
-        if not self._spares:
+    def _turn_over(self, size: int) -> None:
+        """Go on in another segment, if that one has room for so many bytes."""
+        if not self._spares or size > _LARGEST:
             raise JournalFull
         self._full.append(self._current)
         self._current = self._spares.pop(0)
@@ -179,6 +208,11 @@ class Journal:
         Raises:
             OSError: no space for a spare; what is there goes on working.
         """
+        with self._tidying:
+            if not self._is_closed:
+                self._tidy()
+
+    def _tidy(self) -> None:
         for segment in [full for full in self._full if not full.owners]:
             self._full.remove(segment)
             if len(self._spares) < _SPARES:
@@ -197,24 +231,45 @@ class Journal:
 
     def close(self) -> None:
         """Give the folder up; what is not in the store stays for the next process."""
-        kept = [segment for segment in (*self._full, self._current) if segment.owners]
-        for segment in {*self._full, self._current} - set(kept):
-            segment.drop()
-        for segment in self._spares:
-            segment.drop()
+        with self._tidying:
+            self._is_closed = True
+        kept = self.segments()
+        for segment in (*self._full, self._current, *self._spares):
+            if segment not in kept:
+                segment.drop()
         if not kept:
-            (self._home / _LOCK).unlink()
-            self._home.rmdir()
+            _delete(self._home)
         os.close(self._lock)
 
 
-def _locked(home: Path) -> int:
+@contextmanager
+def _looking_through(folder: Path) -> Iterator[None]:
+    """Only one process at a time makes, takes or deletes a journal in a folder."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _delete(home: Path) -> None:
+    """Delete the folder of a journal, whose lock is held."""
+    with _looking_through(home.parent):
+        for path in home.glob("*.journal"):
+            path.unlink(missing_ok=True)
+        (home / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's file is in it, or it is gone
+            home.rmdir()
+
+
+def _locked(home: Path, how: int) -> int:
     """Hold a lock on a folder for as long as the process lives.
 
     Raises:
         BlockingIOError: somebody else holds it.
     """
-    file = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(home / _LOCK, how | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -231,16 +286,20 @@ class Orphan:
         self._lock = lock
 
     def entries(self) -> Iterator[Entry]:
-        """Everything the process left, oldest first."""
+        """Everything the process left, oldest first.
+
+        Raises:
+            StoreUnusable: another keymux wrote it, in a way that this one cannot read.
+        """
         for path in sorted(self._home.glob("*.journal")):
-            yield from read_segment(path)
+            try:
+                yield from entries_of(path.read_bytes())
+            except StoreUnusable as error:
+                raise StoreUnusable(f"{path}: {error}; move it away to start without") from error
 
     def drop(self) -> None:
         """Delete it: the store has everything."""
-        for path in self._home.glob("*.journal"):
-            path.unlink()
-        (self._home / _LOCK).unlink()
-        self._home.rmdir()
+        _delete(self._home)
         os.close(self._lock)
 
     def leave(self) -> None:
@@ -251,7 +310,14 @@ class Orphan:
 def orphans(folder: Path) -> Iterator[Orphan]:
     """The folders of processes that are dead."""
     for home in sorted(folder.iterdir()) if folder.is_dir() else ():
-        try:
-            yield Orphan(home, _locked(home))
-        except (BlockingIOError, FileNotFoundError, NotADirectoryError):
-            continue
+        with _looking_through(folder):
+            lock = _lock_of_the_dead(home)
+        if lock is not None:
+            yield Orphan(home, lock)
+
+
+def _lock_of_the_dead(home: Path) -> int | None:
+    try:
+        return _locked(home, os.O_RDWR)
+    except (BlockingIOError, FileNotFoundError, NotADirectoryError):
+        return None

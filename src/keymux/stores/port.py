@@ -66,7 +66,10 @@ class Keys(Protocol):
     async def change(
         self, provider: str, key_id: str, event: Event, *, actor: str, reason: str
     ) -> KeyRecord:
-        """An operator's DISABLE, ENABLE, RESET or RESTORE; raises NoSuchRecord."""
+        """An operator's DISABLE, ENABLE, RESET or RESTORE; raises NoSuchRecord.
+
+        A key that is healthy afterwards is in rotation again, even if a backup key had taken over.
+        """
 
     async def remove(self, provider: str, key_id: str, actor: str) -> None:
         """Delete one; raises NoSuchRecord."""
@@ -82,7 +85,11 @@ class BackupKeys(Protocol):
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
 
     async def promote(self, provider: str, dead_key: str, *, at: int, actor: str) -> str | None:
-        """Let the oldest unused one take over for a dead key, once; gives the new key's id."""
+        """Let the oldest unused one take over for a dead key; gives the new key's id.
+
+        It happens once: whoever asks again for the same dead key is given the same id. A spare
+        whose secret is in the pool already is of no use and is passed over for good.
+        """
 
     async def restore(self, provider: str, backup_id: str, actor: str) -> None:
         """Make a used one a spare again and take its key out of the pool; raises NoSuchRecord."""
@@ -108,7 +115,14 @@ class Ledger(Protocol):
     """Settled exchanges, and the counters that follow from them."""
 
     async def write(self, batch: Batch) -> None:
-        """Write a batch in one transaction; what is there already is left alone."""
+        """Write a batch in one transaction; what is there already is left alone.
+
+        A row adds to the counters of its keys: a request for each attempt, and its tokens for the
+        key that served it. A transition is audited, and changes the health of its key or provider
+        unless an operator decided otherwise, or a later generation is there. One that is about a
+        model changes the cooldown of that model alone; one that is not leaves those of models
+        alone. Of two deadlines in one generation the later holds.
+        """
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""

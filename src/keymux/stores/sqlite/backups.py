@@ -8,7 +8,7 @@ from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores.port import NoSuchRecord
 from keymux.stores.sqlite import audit, keys
-from keymux.stores.sqlite.database import Database, transaction
+from keymux.stores.sqlite.database import Database, table, transaction
 from keymux.stores.sqlite.keys import now_ms
 
 
@@ -20,7 +20,7 @@ class SqliteBackupKeys:
 
     async def load(self, provider: str) -> list[BackupKeyRecord]:
         """All of them, oldest first."""
-        statement = f"SELECT * FROM {provider}_backup_keys ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        statement = f"SELECT * FROM {table(provider, 'backup_keys')} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
         return await self._database.run(
             lambda connection: [_record(row) for row in connection.execute(statement)]
         )
@@ -64,7 +64,7 @@ class SqliteBackupKeys:
         Raises:
             NoSuchRecord: there is no such backup key.
         """
-        statement = f"DELETE FROM {provider}_backup_keys WHERE _id = ?"  # noqa: S608 -- checked name
+        statement = f"DELETE FROM {table(provider, 'backup_keys')} WHERE _id = ?"  # noqa: S608 -- checked name
 
         def work(connection: sqlite3.Connection) -> None:
             with transaction(connection):
@@ -79,11 +79,11 @@ def _insert(
     connection: sqlite3.Connection, provider: str, record: BackupKeyRecord, actor: str
 ) -> bool:
     digest = hash_of(record.secret)
-    in_pool = f"SELECT 1 FROM {provider}_keys WHERE keyHash = ?"  # noqa: S608 -- checked name
+    in_pool = f"SELECT 1 FROM {table(provider, 'keys')} WHERE keyHash = ?"  # noqa: S608 -- checked name
     if connection.execute(in_pool, (digest,)).fetchone():
         return False
     statement = (
-        f"INSERT INTO {provider}_backup_keys (_id, apiKey, keyHash, label, createdAt) "  # noqa: S608 -- checked name
+        f"INSERT INTO {table(provider, 'backup_keys')} (_id, apiKey, keyHash, label, createdAt) "  # noqa: S608 -- checked name
         "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
     values = (record.id, record.secret, digest, record.label, record.created_at or now_ms())
@@ -102,17 +102,17 @@ def _promote(
         return None
     if dead.replaced_by:
         return dead.replaced_by
-    oldest = (
-        f"SELECT * FROM {provider}_backup_keys WHERE isUsed = 0 "  # noqa: S608 -- checked name
-        "ORDER BY createdAt, _id LIMIT 1"
-    )
-    row = connection.execute(oldest).fetchone()
-    if row is None:
+    spare = _oldest_spare(connection, provider)
+    while spare is not None and not _joins(connection, provider, spare, (at, actor)):
+        _mark(connection, provider, spare, "", at)  # its secret is in the pool already
+        spare = _oldest_spare(connection, provider)
+    if spare is None:
         return None
-    spare = _record(row)
-    fresh = KeyRecord(id=spare.id, secret=spare.secret, label=spare.label, created_at=at)
-    keys.insert(connection, provider, fresh, actor)
-    _mark(connection, provider, spare.id, dead_key, at)
+    _mark(connection, provider, spare, dead_key, at)
+    connection.execute(
+        f"UPDATE {table(provider, 'keys')} SET replacedBy = ?, updatedAt = ? WHERE _id = ?",  # noqa: S608 -- checked name
+        (spare.id, at, dead_key),
+    )
     entry = audit.Entry(
         id=record_id("aud"),
         at=at,
@@ -128,28 +128,42 @@ def _promote(
     return spare.id
 
 
-def _mark(
-    connection: sqlite3.Connection, provider: str, spare: str, dead_key: str, at: int
-) -> None:
-    connection.execute(
-        f"UPDATE {provider}_backup_keys SET isUsed = 1, activated = 1, usedFor = ?, usedAt = ? "  # noqa: S608 -- checked name
-        "WHERE _id = ?",
-        (dead_key, at, spare),
+def _oldest_spare(connection: sqlite3.Connection, provider: str) -> BackupKeyRecord | None:
+    statement = (
+        f"SELECT * FROM {table(provider, 'backup_keys')} WHERE isUsed = 0 "  # noqa: S608 -- checked name
+        "ORDER BY createdAt, _id LIMIT 1"
     )
+    row = connection.execute(statement).fetchone()
+    return None if row is None else _record(row)
+
+
+def _joins(
+    connection: sqlite3.Connection, provider: str, spare: BackupKeyRecord, when: tuple[int, str]
+) -> bool:
+    at, actor = when
+    fresh = KeyRecord(id=spare.id, secret=spare.secret, label=spare.label, created_at=at)
+    return keys.insert(connection, provider, fresh, actor)
+
+
+def _mark(
+    connection: sqlite3.Connection, provider: str, spare: BackupKeyRecord, dead_key: str, at: int
+) -> None:
+    """No spare any more; without a dead key it was of no use."""
     connection.execute(
-        f"UPDATE {provider}_keys SET replacedBy = ?, updatedAt = ? WHERE _id = ?",  # noqa: S608 -- checked name
-        (spare, at, dead_key),
+        f"UPDATE {table(provider, 'backup_keys')} "  # noqa: S608 -- checked name
+        "SET isUsed = 1, activated = ?, usedFor = ?, usedAt = ? WHERE _id = ?",
+        (bool(dead_key), dead_key, at, spare.id),
     )
 
 
 def _restore(connection: sqlite3.Connection, provider: str, backup_id: str, actor: str) -> None:
-    statement = f"SELECT * FROM {provider}_backup_keys WHERE _id = ?"  # noqa: S608 -- checked name
+    statement = f"SELECT * FROM {table(provider, 'backup_keys')} WHERE _id = ?"  # noqa: S608 -- checked name
     row = connection.execute(statement, (backup_id,)).fetchone()
     if row is None:
         raise NoSuchRecord(backup_id)
     keys.delete(connection, provider, backup_id, actor)
     connection.execute(
-        f"UPDATE {provider}_backup_keys SET isUsed = 0, activated = 0, usedFor = NULL, "  # noqa: S608 -- checked name
+        f"UPDATE {table(provider, 'backup_keys')} SET isUsed = 0, activated = 0, usedFor = NULL, "  # noqa: S608 -- checked name
         "usedAt = NULL WHERE _id = ?",
         (backup_id,),
     )

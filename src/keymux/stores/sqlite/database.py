@@ -1,6 +1,8 @@
 """The connection, its thread, and the schema."""
 
 import asyncio
+import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,8 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = files("keymux.stores.sqlite") / "schema"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
+_WAL_BYTES = 64 * 2**20
 _PAGE_BYTES = 16_384  # fewer and larger writes: rows are some hundred bytes and only added
 _OUR_APPLICATION = 0x6B6D7578  # "kmux"
 
@@ -35,38 +39,52 @@ class Database:
         self.path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keymux-sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = False) -> T:
         """Do some work on the connection's thread.
+
+        Args:
+            work: what to do.
+            create: make the file if there is none.
 
         Raises:
             StoreUnavailable: locked, full, not writable, or gone.
+            StoreUnusable: it is no database of ours.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._do, work)
+        return await loop.run_in_executor(self._thread, self._do, work, create)
 
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _do(self, work: Callable[[sqlite3.Connection], T], create: bool) -> T:  # noqa: FBT001 -- handed to a thread
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            return work(self._connection)
+            return work(self._open(create=create))
         except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                self._close()  # a file that can be written again is only seen by a new connection
             raise StoreUnavailable(f"{self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            self._close()
             raise StoreUnusable(f"{self.path}: {error}") from error
 
-    def _connect(self) -> sqlite3.Connection:
-        old_mask_is_wide = not self.path.exists()
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        if old_mask_is_wide:
-            self.path.chmod(0o600)  # upstream keys are in it
-        connection.row_factory = sqlite3.Row
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
+    def _open(self, *, create: bool) -> sqlite3.Connection:
+        """The connection, as long as its file is where it was.
+
+        A file that was deleted or replaced can still be written by those who have it open, and what
+        they write is lost.
+        """
+        if self._connection is not None and self._file == _identity(self.path):
+            return self._connection
+        if self._connection is not None:
+            raise StoreUnavailable(
+                f"{self.path} was deleted or replaced while in use: put it back, or restart keymux"
+            )
+        if create:
+            _make_private(self.path)
+        elif not self.path.exists():
+            raise StoreUnavailable(f"{self.path}: there is no such file")
+        self._connection = _connect(self.path)
+        self._file = _identity(self.path)
+        return self._connection
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
@@ -80,16 +98,61 @@ class Database:
             self._connection = None
 
 
+def _is_busy(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "")  # not all come from SQLite itself
+    return str(name).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make_private(path: Path) -> None:
+    """Create the file, readable by nobody else: upstream keys will be in it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.row_factory = sqlite3.Row
+        _check_ours(connection)  # before the settings, which write to the file
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """All of it or nothing; the write lock is taken at the start."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # some errors have ended it already
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def prepare(connection: sqlite3.Connection, names: Sequence[str]) -> list[str]:
@@ -115,12 +178,15 @@ def prepare(connection: sqlite3.Connection, names: Sequence[str]) -> list[str]:
     return done
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _check_ours(connection: sqlite3.Connection) -> None:
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and application != _OUR_APPLICATION:
         raise StoreUnusable("the file is a database of another program; nothing was changed")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise StoreUnusable(
             f"the database has schema {version}, this keymux knows {SCHEMA_VERSION}: "
@@ -143,7 +209,20 @@ def providers(connection: sqlite3.Connection) -> set[str]:
     return {row[0] for row in connection.execute("SELECT provider FROM provider_states")}
 
 
+def table(provider: str, kind: str) -> str:
+    """The name of a provider's table; the only place where a name gets into a statement."""
+    if not _NAME.match(provider):
+        raise StoreUnusable(f"no provider can be called {provider!r}")
+    return f"{provider}_{kind}"
+
+
 def _add_provider(connection: sqlite3.Connection, provider: str) -> None:
+    for name in (table(provider, "keys"), table(provider, "backup_keys")):
+        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        if connection.execute(known, (name,)).fetchone():
+            raise StoreUnusable(
+                f"no provider can be called {provider!r} here: the table {name} is something else's"
+            )
     for step in range(1, SCHEMA_VERSION + 1):
         for statement in _statements(f"{step}.provider.sql", provider):
             connection.execute(statement)

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -12,10 +12,10 @@ from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores.port import NoSuchRecord
 from keymux.stores.sqlite import audit
-from keymux.stores.sqlite.database import Database, transaction
+from keymux.stores.sqlite.database import Database, table, transaction
 
 _read_shades = msgspec.json.Decoder(dict[str, Shade]).decode
-_DERIVED = frozenset({Status.RATE_LIMITED, Status.ERROR})
+_OPERATORS = frozenset({Status.DISABLED, Status.QUARANTINED})
 
 
 def now_ms() -> int:
@@ -31,7 +31,7 @@ class SqliteKeys:
 
     async def load(self, provider: str) -> list[KeyRecord]:
         """All of them, oldest first."""
-        statement = f"SELECT * FROM {provider}_keys ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        statement = f"SELECT * FROM {table(provider, 'keys')} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
         return await self._database.run(
             lambda connection: [_record(row) for row in connection.execute(statement)]
         )
@@ -83,7 +83,7 @@ class SqliteKeys:
 
 def find(connection: sqlite3.Connection, provider: str, key_id: str) -> KeyRecord | None:
     """One key, or None."""
-    statement = f"SELECT * FROM {provider}_keys WHERE _id = ?"  # noqa: S608 -- checked name
+    statement = f"SELECT * FROM {table(provider, 'keys')} WHERE _id = ?"  # noqa: S608 -- checked name
     row = connection.execute(statement, (key_id,)).fetchone()
     return None if row is None else _record(row)
 
@@ -91,7 +91,7 @@ def find(connection: sqlite3.Connection, provider: str, key_id: str) -> KeyRecor
 def insert(connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str) -> bool:
     """Add a key unless its secret is there; within the caller's transaction."""
     statement = (
-        f"INSERT INTO {provider}_keys "  # noqa: S608 -- checked name
+        f"INSERT INTO {table(provider, 'keys')} "  # noqa: S608 -- checked name
         "(_id, apiKey, keyHash, label, quotaGroup, createdAt, updatedAt) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
@@ -113,7 +113,7 @@ def insert(connection: sqlite3.Connection, provider: str, record: KeyRecord, act
 
 def delete(connection: sqlite3.Connection, provider: str, key_id: str, actor: str) -> bool:
     """Remove a key within the caller's transaction; False if it was not there."""
-    statement = f"DELETE FROM {provider}_keys WHERE _id = ?"  # noqa: S608 -- checked name
+    statement = f"DELETE FROM {table(provider, 'keys')} WHERE _id = ?"  # noqa: S608 -- checked name
     if connection.execute(statement, (key_id,)).rowcount != 1:
         return False
     _audit(connection, actor, "key.remove", provider, key_id)
@@ -142,17 +142,20 @@ def _change(
     if record is None:
         raise NoSuchRecord(key_id)
     before = record.state
+    keeps = event in {Event.DISABLE, Event.ENABLE}
+    status = AFTER[event][before.status]
+    is_well = status is Status.HEALTHY
     after = KeyState(
-        status=AFTER[event][before.status],
-        cooldown_until=before.cooldown_until if event in {Event.DISABLE, Event.ENABLE} else None,
+        status=status,
+        cooldown_until=before.cooldown_until if keeps and not is_well else None,
         reason=reason,
         generation=before.generation + 1,
-        shades=before.shades if event in {Event.DISABLE, Event.ENABLE} else {},
+        shades=before.shades if keeps else {},
     )
     changed = msgspec.structs.replace(
         record,
         state=after,
-        replaced_by="" if event is Event.RESTORE else record.replaced_by,
+        replaced_by="" if is_well else record.replaced_by,
         updated_at=now_ms(),
     )
     _store_state(connection, provider, changed)
@@ -171,12 +174,18 @@ def _change(
     return changed
 
 
-def apply(connection: sqlite3.Connection, transition: Transition) -> None:
+def apply(connection: sqlite3.Connection, transition: Transition, known: Collection[str]) -> None:
     """Write a transition of the server's within the caller's transaction.
 
     What an operator decided, or a later transition, is not overwritten; the audit gets it anyway.
+    A transition for one model changes the cooldown of that model and nothing else, so that
+    processes which see different models do not overwrite each other.
+
+    Args:
+        connection: within a transaction.
+        transition: of a key.
+        known: the providers that have tables.
     """
-    state = transition.key_state
     entry = audit.Entry(
         id=transition.id,
         at=transition.at,
@@ -188,21 +197,42 @@ def apply(connection: sqlite3.Connection, transition: Transition) -> None:
         after=transition.after,
         reason=_with_model(transition),
     )
-    if not audit.write(connection, entry) or state is None:
+    state = transition.key_state
+    if not audit.write(connection, entry) or state is None or transition.provider not in known:
         return
     record = find(connection, transition.provider, transition.key)
     if record is None or record.state.generation > state.generation:
         return
-    if record.state.status in {Status.DISABLED, Status.QUARANTINED}:
+    if record.state.status in _OPERATORS:
         return
-    failed = state.status is not Status.HEALTHY or state.shades
+    failed = transition.after is not Status.HEALTHY
     changed = msgspec.structs.replace(
         record,
-        state=state,
+        state=_after(record.state, transition.model, state),
         last_error=transition.reason if failed else record.last_error,
         updated_at=transition.at,
     )
     _store_state(connection, transition.provider, changed)
+
+
+def _after(stored: KeyState, model: str, told: KeyState) -> KeyState:
+    """The stored state after a transition, of the key itself or of one model."""
+    if not model:
+        told = _later(stored, told) if stored.generation == told.generation else told
+        return msgspec.structs.replace(told, shades=stored.shades)
+    shades = {name: shade for name, shade in stored.shades.items() if name != model}
+    if model in told.shades:
+        shades[model] = told.shades[model]
+    return msgspec.structs.replace(stored, shades=shades)
+
+
+def _later(stored: KeyState, told: KeyState) -> KeyState:
+    """Of two states that processes came to at once, the one that keeps the key away for longer."""
+    if stored.cooldown_until is None or told.status in _OPERATORS:
+        return told
+    if told.cooldown_until is None or told.cooldown_until < stored.cooldown_until:
+        return stored
+    return told
 
 
 def _with_model(transition: Transition) -> str:
@@ -212,7 +242,7 @@ def _with_model(transition: Transition) -> str:
 def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecord) -> None:
     state = record.state
     statement = (
-        f"UPDATE {provider}_keys SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
+        f"UPDATE {table(provider, 'keys')} SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
         "modelCooldowns = ?, step = ?, generation = ?, consecutiveFailures = ?, suspectedAt = ?, "
         "lastError = ?, replacedBy = ?, updatedAt = ? WHERE _id = ?"
     )
@@ -259,9 +289,10 @@ def _shade_reason(state: KeyState) -> str:
 
 
 def _record(row: sqlite3.Row) -> KeyRecord:
+    status, until = Status(row["status"]), row["cooldownUntil"]
     shades = _read_shades(row["modelCooldowns"])
-    status = Status(row["status"])
-    derived = bool(shades) and status in _DERIVED
+    worst = _worst(KeyState(shades=shades))
+    derived = worst is not None and (worst.status, worst.until) == (status, until)
     return KeyRecord(
         id=row["_id"],
         secret=row["apiKey"],
@@ -276,8 +307,8 @@ def _record(row: sqlite3.Row) -> KeyRecord:
         updated_at=row["updatedAt"],
         state=KeyState(
             status=Status.HEALTHY if derived else status,
-            cooldown_until=None if derived else row["cooldownUntil"],
-            reason=row["statusReason"],
+            cooldown_until=None if derived else until,
+            reason="" if derived else row["statusReason"],
             step=row["step"],
             generation=row["generation"],
             failures=row["consecutiveFailures"],

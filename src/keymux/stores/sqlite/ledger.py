@@ -1,7 +1,7 @@
 """The ledger: settled exchanges, and the counters of the keys that served them."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +17,7 @@ from keymux.core.vocabulary import Quality, Usage
 from keymux.ids import LAST_MOMENT, first_id_at
 from keymux.stores.port import Batch, UsageQuery
 from keymux.stores.sqlite import audit, keys
-from keymux.stores.sqlite.database import Database, providers, transaction
+from keymux.stores.sqlite.database import Database, providers, table, transaction
 
 _FIELDS = (
     "_id",
@@ -50,6 +50,7 @@ _FIELDS = (
 _INSERT = f"INSERT INTO exchanges ({', '.join(_FIELDS)}) VALUES "  # noqa: S608 -- constants
 _MARKS = f"({', '.join('?' * len(_FIELDS))})"
 _CONFLICT = " ON CONFLICT (_id) DO NOTHING"
+_ID_SLACK_MS = 3_600_000
 _ROWS_AT_ONCE = (256, 64, 16, 4, 1)
 _GROUPS = {
     "day": "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
@@ -84,9 +85,10 @@ class SqliteLedger:
             with transaction(connection):
                 fresh = _unknown(connection, batch.rows)
                 _insert(connection, fresh)
-                _count(connection, fresh)
+                known = providers(connection)
+                _count(connection, fresh, known)
                 for transition in batch.transitions:
-                    _apply(connection, transition)
+                    _apply(connection, transition, known)
 
         await self._database.run(work)
 
@@ -140,7 +142,9 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> None
             done += size
 
 
-def _count(connection: sqlite3.Connection, rows: Iterable[ExchangeRow]) -> None:
+def _count(
+    connection: sqlite3.Connection, rows: Iterable[ExchangeRow], known: Collection[str]
+) -> None:
     """Add the rows to the counters: a request for each attempt, tokens to the key that served."""
     counts: dict[tuple[str, str], _Count] = {}
     for row in rows:
@@ -150,21 +154,20 @@ def _count(connection: sqlite3.Connection, rows: Iterable[ExchangeRow]) -> None:
             count.last_used_at = max(count.last_used_at, row.at + attempt.started_ms)
         if row.key:
             counts.setdefault((row.provider, row.key), _Count()).tokens += row.usage.total
-    known = providers(connection)
     for (provider, key), count in counts.items():
         if provider not in known:
             continue  # the config names it no more, and its tables were removed by hand
         connection.execute(
-            f"UPDATE {provider}_keys SET requestsCount = requestsCount + ?, "  # noqa: S608 -- checked name
+            f"UPDATE {table(provider, 'keys')} SET requestsCount = requestsCount + ?, "  # noqa: S608 -- checked name
             "tokensUsed = tokensUsed + ?, lastUsedAt = max(coalesce(lastUsedAt, 0), ?) "
             "WHERE _id = ?",
             (count.requests, count.tokens, count.last_used_at, key),
         )
 
 
-def _apply(connection: sqlite3.Connection, transition: Transition) -> None:
+def _apply(connection: sqlite3.Connection, transition: Transition, known: Collection[str]) -> None:
     if transition.provider_state is None:
-        keys.apply(connection, transition)
+        keys.apply(connection, transition, known)
         return
     state = transition.provider_state
     entry = audit.Entry(
@@ -182,7 +185,8 @@ def _apply(connection: sqlite3.Connection, transition: Transition) -> None:
         return
     connection.execute(
         "UPDATE provider_states SET status = ?, cooldownUntil = ?, statusReason = ?, step = ?, "
-        "generation = ?, updatedAt = ? WHERE provider = ? AND generation <= ?",
+        "generation = ?, updatedAt = ? WHERE provider = ? AND generation <= ? "
+        "AND status NOT IN ('quarantined', 'disabled')",
         (
             state.status,
             state.cooldown_until,
@@ -271,10 +275,13 @@ def _usage(connection: sqlite3.Connection, query: UsageQuery) -> list[UsageLine]
         "coalesce(sum(cacheReadTokens), 0), coalesce(sum(cacheWrite5mTokens), 0), "
         "coalesce(sum(cacheWrite1hTokens), 0), coalesce(sum(reasoningTokens), 0), "
         "coalesce(sum(costMicros), 0), sum(costMicros IS NULL) "
-        f"FROM exchanges WHERE _id >= ? AND _id < ? {grouped}"
+        f"FROM exchanges WHERE _id >= ? AND _id < ? AND at >= ? AND at < ? {grouped}"
     )
-    until = query.until if query.until is not None else LAST_MOMENT
-    bounds = (first_id_at(query.since), first_id_at(until))
+    until = LAST_MOMENT if query.until is None else query.until
+    # ids find the rows quickly; the moment of an exchange is a little later than its id says
+    first = first_id_at(max(0, query.since - _ID_SLACK_MS))
+    last = first_id_at(min(LAST_MOMENT, until + _ID_SLACK_MS))
+    bounds = (first, last, query.since, until)
     return [
         _line(tuple(row), len(groups))
         for row in connection.execute(statement, bounds)

@@ -38,7 +38,9 @@ class SqliteStore:
             StoreUnusable: it is no database of ours, or a newer one.
             StoreUnavailable: the file cannot be opened or written.
         """
-        return await self._database.run(lambda connection: prepare(connection, providers))
+        return await self._database.run(
+            lambda connection: prepare(connection, providers), create=True
+        )
 
     async def provider_state(self, provider: str) -> ProviderState:
         """Health of a provider as a whole."""

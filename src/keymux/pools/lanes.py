@@ -1,0 +1,132 @@
+"""The order in which the keys of a pool take turns, for every model apart.
+
+A *lane* holds the keys that may be ready for a model. A key that turns out not to be ready when its
+turn comes leaves the lane, and whatever keeps it is asked to bring it back: an alarm when a
+cooldown is the reason, otherwise the lease that is being probed, or the operator. So every key is
+looked at about once for each time that it is used or falls ill, however many keys there are.
+
+Keys that only their quota group's gate keeps out wait at that gate. While it lets single leases
+through, one key at a time comes back, and not all of them for one lease.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+
+from keymux.core.retrying import Step
+from keymux.pools.alarms import Alarms
+from keymux.pools.members import Group, UpstreamKey
+
+Lane = deque[UpstreamKey]
+
+
+class Lanes:
+    """Chooses among keys.
+
+    Args:
+        keys: of the pool, by id.
+        alarms: ring when a cooldown is over.
+    """
+
+    __slots__ = ("_alarms", "_by_model", "_keys")
+
+    def __init__(self, keys: Mapping[str, UpstreamKey], alarms: Alarms) -> None:
+        self._keys = keys
+        self._alarms = alarms
+        self._by_model: dict[str, Lane] = {}
+
+    # -- choosing ----------------------------------------------------------------------------
+    def next_key(self, step: Step, now: float) -> UpstreamKey | None:
+        """The key whose turn it is, or None when none is ready; it goes to the end of the lane."""
+        model = step.target.model
+        if step.only_key is not None:
+            key = self._keys.get(step.only_key)
+            return key if key is not None and self.is_ready(key, model, now) else None
+        lane = self._by_model.get(model)
+        if lane is None:
+            lane = self._new_lane(model)
+        left = len(lane)
+        while left:
+            key = lane.popleft()
+            if not self.is_ready(key, model, now):
+                left += self._set_aside(key, model, lane, now) - 1
+                continue
+            lane.append(key)
+            if key.id not in step.avoid_keys and key.group.name not in step.avoid_groups:
+                return key
+            left -= 1
+        return None
+
+    def has_key(self, step: Step, now: float) -> bool:
+        """Whether a key is ready; nobody's turn is used up."""
+        key = self.next_key(step, now)
+        if key is not None and step.only_key is None:
+            lane = self._by_model[step.target.model]
+            lane.appendleft(lane.pop())
+        return key is not None
+
+    def is_ready(self, key: UpstreamKey, model: str, now: float) -> bool:
+        """Whether a lease on a key for a model could be given."""
+        if key.is_out or not key.gate.is_open(now):
+            return False
+        if key.models and model in key.models and not key.models[model].is_open(now):
+            return False
+        shared = key.group.models
+        return not (shared and model in shared and not shared[model].is_open(now))
+
+    def _new_lane(self, model: str) -> Lane:
+        lane = self._by_model[model] = deque(self._keys.values())
+        for key in lane:
+            key.lanes.add(model)
+        return lane
+
+    def _set_aside(self, key: UpstreamKey, model: str, lane: Lane, now: float) -> int:
+        """Let a key that is not ready leave its lane; gives how many came in its place."""
+        key.lanes.discard(model)
+        shared = key.group.models.get(model)
+        if not self._is_kept(key, model, now) and shared is not None:
+            key.group.waiting.setdefault(model, OrderedDict())[key] = None
+            self._alarms.set(shared, key.group, model)
+            return 0
+        other = _first_waiting(key.group, model)
+        if other is None:
+            return 0
+        other.lanes.add(model)
+        lane.appendleft(other)
+        return 1
+
+    def _is_kept(self, key: UpstreamKey, model: str, now: float) -> bool:
+        """Whether a key is kept away by itself; if time is all it needs, an alarm is set."""
+        kept = key.is_out
+        for gate, about in ((key.gate, ""), (key.models.get(model), model)):
+            if gate is not None and not gate.is_open(now):
+                self._alarms.set(gate, key, about)
+                kept = True
+        return kept
+
+    # -- bringing back -----------------------------------------------------------------------
+    def bring_back(self, key: UpstreamKey) -> None:
+        """Put a key at the end of every lane in which it is missing."""
+        for model, lane in self._by_model.items():
+            if model not in key.lanes:
+                key.lanes.add(model)
+                lane.append(key)
+
+    def bring_group_back(self, group: Group, model: str) -> None:
+        """Put keys that wait at a group's gate back: all of them, or one for a single lease."""
+        lane = self._by_model.get(model)
+        is_free = group.models[model].is_free
+        while lane is not None and (key := _first_waiting(group, model)):
+            key.lanes.add(model)
+            lane.append(key)
+            if not is_free:
+                return
+
+
+def _first_waiting(group: Group, model: str) -> UpstreamKey | None:
+    """The key that has waited longest at a group's gate; it waits no more."""
+    waiting = group.waiting.get(model)
+    while waiting:
+        key, _ = waiting.popitem(last=False)
+        if model not in key.lanes and not key.is_out:
+            return key
+    return None

@@ -1,0 +1,77 @@
+"""Upstream keys and the quota groups they belong to."""
+
+from collections import OrderedDict
+
+from keymux.pools.gate import Gate
+
+
+class UpstreamKey:
+    """A key of a pool.
+
+    Attributes:
+        id: as in the store.
+        secret: never shown.
+        group: the keys that share its allowance.
+        gate: its own health.
+        models: gates for single models that this key alone is kept from.
+        lanes: the models in whose lane it stands.
+        replaced: True once a backup key has taken over.
+        is_out: never to be chosen: replaced, or removed from the pool.
+    """
+
+    __slots__ = (
+        "gate",
+        "group",
+        "id",
+        "is_out",
+        "label",
+        "lanes",
+        "models",
+        "replaced",
+        "secret",
+    )
+
+    def __init__(self, key_id: str, secret: str, group: "Group", label: str = "") -> None:
+        self.id = key_id
+        self.secret = secret
+        self.group = group
+        self.label = label
+        self.gate = Gate()
+        self.models: dict[str, Gate] = {}
+        self.lanes: set[str] = set()
+        self.replaced = False
+        self.is_out = False
+
+    def __repr__(self) -> str:
+        return f"<UpstreamKey {self.id} {self.gate.condition.status}>"
+
+    def is_usable(self, at: float) -> bool:
+        """Whether its own health, single models apart, lets it be used at a time to come."""
+        return not self.is_out and (
+            self.gate.condition.is_healthy or self.gate.condition.is_due(at)
+        )
+
+
+class Group:
+    """Upstream keys that share one allowance.
+
+    Attributes:
+        name: unique within the pool.
+        keys: by id, oldest first.
+        models: gates for single models that all its keys are kept from.
+        waiting: for each of these models, the keys that such a gate keeps out of the lane.
+        carriers: for each of these models, the keys whose stored state tells of the cooldown.
+    """
+
+    __slots__ = ("carriers", "keys", "models", "name", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.keys: dict[str, UpstreamKey] = {}
+        self.models: dict[str, Gate] = {}
+        self.waiting: dict[str, OrderedDict[UpstreamKey, None]] = {}
+        self.carriers: dict[str, dict[UpstreamKey, None]] = {}
+
+    def is_usable(self, at: float) -> bool:
+        """Whether any of its keys could be used at a time to come."""
+        return any(key.is_usable(at) for key in self.keys.values())
