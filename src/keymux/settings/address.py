@@ -1,0 +1,39 @@
+"""Where a provider may live: any https address, or plain http on this very machine."""
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+_FIRST, _LAST = "!", "~"
+
+
+def check_address(value: str) -> None:
+    """Check a base URL.
+
+    The value itself is never repeated, for it may hold what somebody took for a user and password.
+
+    Raises:
+        ValueError: it is not an address keymux sends keys to.
+    """
+    if not all(_FIRST <= letter <= _LAST for letter in value) or "\\" in value:
+        raise ValueError("a URL has no spaces, control characters, backslashes or other scripts")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {str(error).partition(':')[0]}") from None
+    if "@" in parts.netloc or "?" in value or "#" in value or port == 0:
+        raise ValueError("give scheme, host, port and path only: no user, query or fragment")
+    if not parts.hostname or "%" in parts.netloc:
+        raise ValueError("is not a URL with a host")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise ValueError("use https; plain http is allowed on a loopback address only")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nothing else, in a spelling nobody reads differently."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
