@@ -18,7 +18,16 @@ from keymux.core.faults import Fault
 from keymux.core.vocabulary import Quality, Usage, WireFormat
 from keymux.wire import sse
 from keymux.wire.estimate import tokens_of
-from keymux.wire.formats import Format, Head, Opening, Significance, bad_request, whole_number
+from keymux.wire.formats import (
+    Format,
+    Head,
+    Opening,
+    Significance,
+    bad_request,
+    lenient,
+    whole_number,
+    with_prompt,
+)
 
 _STOP = re.compile(rb"(?:\A|[\r\n])event: ?message_stop *(?=[\r\n])")
 _FAILED = re.compile(rb"(?:\A|[\r\n])event: ?error *(?=[\r\n])")
@@ -67,6 +76,9 @@ class _Usage(Struct):
     iterations: list["_Usage"] | None = None
 
 
+_NO_DETAILS, _NO_TOKENS = _OutputDetails(), Usage()
+
+
 class _Answer(Struct):
     usage: _Usage | None = None
 
@@ -97,47 +109,57 @@ def read_head(body: bytes) -> Head:
     """
     try:
         head = _read_head(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise bad_request(error) from None
     return Head(
         model=head.model,
         stream=bool(head.stream),
-        max_tokens=whole_number(msgspec.json.decode(head.max_tokens)),
+        max_tokens=whole_number(lenient(head.max_tokens)),
     )
 
 
 def _overlaid(before: Usage, found: _Usage) -> Usage:
     """The figures after one more report: what it names counts, what it leaves out stays."""
     if found.iterations:
-        total = Usage()
-        for turn in found.iterations:
-            total = total.plus(_overlaid(Usage(), turn))
-        return total
-    long, short = _cache_writes(before, found)
-    details = found.output_tokens_details or _OutputDetails()
+        turns = _added_up(found.iterations)
+        if turns != _NO_TOKENS:
+            return turns
+    short, long = _cache_writes(before, found)
+    details = found.output_tokens_details or _NO_DETAILS
     return Usage(
-        input=_told(found.input_tokens, before.input),
-        output=_told(found.output_tokens, before.output),
-        cache_read=_told(found.cache_read_input_tokens, before.cache_read),
-        cache_write_5m=short,
-        cache_write_1h=long,
-        reasoning=_told(details.thinking_tokens, before.reasoning),
+        _told(found.input_tokens, before.input),
+        _told(found.output_tokens, before.output),
+        _told(found.cache_read_input_tokens, before.cache_read),
+        short,
+        long,
+        _told(details.thinking_tokens, before.reasoning),
     )
 
 
+def _added_up(turns: list[_Usage]) -> Usage:
+    total = _NO_TOKENS
+    for turn in turns:
+        turn.iterations = None  # one level is all there is, however deep an answer nests them
+        total = total.plus(_overlaid(_NO_TOKENS, turn))
+    return total
+
+
 def _cache_writes(before: Usage, found: _Usage) -> tuple[int, int]:
-    """Tokens written to the one-hour and to the five-minute cache."""
-    by_age = found.cache_creation
+    """Tokens written to the five-minute and to the one-hour cache.
+
+    The total and the figures by age may each be missing, or zero where only the other is kept.
+    """
+    short, long, by_age = before.cache_write_5m, before.cache_write_1h, found.cache_creation
     if by_age is not None:
-        return (
-            _told(by_age.ephemeral_1h_input_tokens, before.cache_write_1h),
-            _told(by_age.ephemeral_5m_input_tokens, before.cache_write_5m),
-        )
+        short = _told(by_age.ephemeral_5m_input_tokens, short)
+        long = _told(by_age.ephemeral_1h_input_tokens, long)
     if found.cache_creation_input_tokens is None:
-        return before.cache_write_1h, before.cache_write_5m
+        return short, long
     total = whole_number(found.cache_creation_input_tokens)
-    long = min(before.cache_write_1h, total)
-    return long, total - long
+    if by_age is not None:
+        return max(short, total - long), long
+    long = min(long, total)
+    return total - long, long
 
 
 def _told(value: object, before: int) -> int:
@@ -154,13 +176,14 @@ def read_usage(body: bytes) -> Usage | None:
         found = _read_answer(body).usage
     except msgspec.ValidationError:
         return None
-    return None if found is None else _overlaid(Usage(), found)
+    usage = _NO_TOKENS if found is None else _overlaid(_NO_TOKENS, found)
+    return None if usage == _NO_TOKENS else usage
 
 
 def _event(data: bytes) -> _StreamEvent:
     try:
         return _read_event(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return _StreamEvent()
 
 
@@ -184,11 +207,10 @@ def opening(event: sse.Event) -> Opening:
 class AnthropicMeter:
     """Usage and end of one Messages stream."""
 
-    __slots__ = ("_ended", "end", "failure", "finished", "told", "usage")
+    __slots__ = ("_ended", "end", "failure", "finished", "usage")
 
     def __init__(self) -> None:
-        self.usage = Usage()
-        self.told = False
+        self.usage = _NO_TOKENS
         self.finished = False
         self.failure = b""
         self.end = 0
@@ -211,19 +233,17 @@ class AnthropicMeter:
         usage = found.usage or (found.message.usage if found.message else None)
         if usage is not None:
             self.usage = _overlaid(self.usage, usage)
-            self.told = True
             self._ended = self._ended or found.type == "message_delta"
 
     def settle(self, text_bytes: int, prompt_tokens: int) -> tuple[Usage, Quality]:
         """The upstream's figures; where it was cut, the output is estimated from what came by."""
-        written = tokens_of(text_bytes)
-        if not self.told:
-            guess = Usage(input=prompt_tokens, output=written)
-            return guess, Quality.ESTIMATED if self.finished else Quality.PARTIAL
-        if self._ended:
-            return self.usage, Quality.FINAL if self.finished else Quality.PARTIAL
-        cut = msgspec.structs.replace(self.usage, output=max(self.usage.output, written))
-        return cut, Quality.ESTIMATED if self.finished else Quality.PARTIAL
+        usage = with_prompt(self.usage, prompt_tokens)
+        if not self._ended or not self.usage.total:
+            usage = msgspec.structs.replace(usage, output=max(usage.output, tokens_of(text_bytes)))
+        if not self.finished:
+            return usage, Quality.PARTIAL
+        told_all = self._ended and usage is self.usage
+        return usage, Quality.FINAL if told_all else Quality.ESTIMATED
 
 
 def _error(fault: Fault, request_id: str) -> bytes:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from keymux.core.faults import BadRequest, Fault
 from keymux.core.vocabulary import Kind, Quality, Usage, WireFormat
@@ -19,6 +19,8 @@ from keymux.wire.sse import Event
 _NUMBERS = (int, float)
 _MORE_THAN_EXIST = 10**12
 _PATH = re.compile(r"`\$\.?([^`]*)`")
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Head(Struct, frozen=True):
@@ -64,14 +66,12 @@ class Meter(Protocol):
 
     Attributes:
         usage: tokens by class as far as the upstream told.
-        told: True once the upstream has named any figure.
         finished: True once the end marker of the format came by.
         failure: the data of an error event in the stream, empty while there is none.
         end: in the last block, where the end marker's event ends.
     """
 
     usage: Usage
-    told: bool
     finished: bool
     failure: bytes
     end: int
@@ -129,6 +129,21 @@ def bad_request(error: Exception) -> BadRequest:
     if isinstance(error, RecursionError):
         return BadRequest(problem="body: the JSON is nested too deeply.")
     return BadRequest(problem=f"The request body is not valid JSON: {error}.")
+
+
+def lenient(value: Raw) -> object:
+    """A value whose type is the upstream's business; None for one that nobody could read."""
+    try:
+        return _decode(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def with_prompt(usage: Usage, prompt_tokens: int) -> Usage:
+    """The usage with an estimated prompt if the upstream named none at all: no prompt is empty."""
+    if usage.total > usage.output:
+        return usage
+    return msgspec.structs.replace(usage, input=prompt_tokens)
 
 
 def whole_number(value: object) -> int:

@@ -3,7 +3,8 @@
 Usage counts inclusively: ``prompt_tokens`` holds what was read from and written to the cache,
 ``completion_tokens`` holds the reasoning. A stream carries usage only when asked with
 ``stream_options.include_usage``, in a last chunk whose ``choices`` are empty; some servers put it
-in every chunk or beside the finish reason, so the last one that is not null counts.
+in every chunk, beside the finish reason or into an extension of theirs, so the last one that is not
+null counts.
 """
 
 import re
@@ -17,7 +18,16 @@ from keymux.core.faults import Fault
 from keymux.core.vocabulary import Kind, Quality, Usage, WireFormat
 from keymux.wire import splice, sse
 from keymux.wire.estimate import tokens_of
-from keymux.wire.formats import Format, Head, Opening, Significance, bad_request, whole_number
+from keymux.wire.formats import (
+    Format,
+    Head,
+    Opening,
+    Significance,
+    bad_request,
+    lenient,
+    whole_number,
+    with_prompt,
+)
 
 _DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\] *(?=[\r\n]|\Z)")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -62,7 +72,7 @@ class _CompletionDetails(Struct):
     reasoning_tokens: object = 0
 
 
-_NO_PROMPT, _NO_COMPLETION = _PromptDetails(), _CompletionDetails()
+_NO_PROMPT, _NO_COMPLETION, _NO_TOKENS = _PromptDetails(), _CompletionDetails(), Usage()
 
 
 class _Usage(Struct):
@@ -72,6 +82,7 @@ class _Usage(Struct):
     completion_tokens_details: _CompletionDetails | None = None
     cache_read_input_tokens: object = 0
     cache_creation_input_tokens: object = 0
+    prompt_cache_hit_tokens: object = 0
 
 
 class _Answer(Struct):
@@ -96,6 +107,7 @@ class _Chunk(Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Raw = _NOTHING
+    x_groq: _Answer | None = None
 
 
 _read_head = msgspec.json.Decoder(_Head).decode
@@ -112,7 +124,7 @@ def read_head(body: bytes) -> Head:
     """
     try:
         head = _read_head(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise bad_request(error) from None
     stream = bool(head.stream)
     limit = _lenient(head.max_completion_tokens) or _lenient(head.max_tokens)
@@ -126,11 +138,7 @@ def read_head(body: bytes) -> Head:
 
 
 def _lenient(value: Raw) -> object:
-    """A value whose type is the upstream's business."""
-    if value is _NOTHING:
-        return None
-    found: object = msgspec.json.decode(value)
-    return found
+    return None if value is _NOTHING else lenient(value)
 
 
 def _asks_for_usage(options: Raw) -> bool:
@@ -158,16 +166,22 @@ def asking_for_usage(body: bytes) -> bytes:
 def _usage(found: _Usage) -> Usage:
     prompt = found.prompt_tokens_details or _NO_PROMPT
     completion = found.completion_tokens_details or _NO_COMPLETION
-    read = whole_number(prompt.cached_tokens) or whole_number(found.cache_read_input_tokens)
+    read = (
+        whole_number(prompt.cached_tokens)
+        or whole_number(found.cache_read_input_tokens)
+        or whole_number(found.prompt_cache_hit_tokens)
+    )
     written = (
         whole_number(prompt.cache_write_tokens)
         or whole_number(prompt.cache_creation_tokens)
         or whole_number(found.cache_creation_input_tokens)
     )
-    prompted = whole_number(found.prompt_tokens) - read - written
+    prompted = whole_number(found.prompt_tokens)
+    if prompted >= read + written:  # else this server counts as Anthropic does
+        prompted -= read + written
     written_out = whole_number(found.completion_tokens)
     reasoning = whole_number(completion.reasoning_tokens)
-    return Usage(max(0, prompted), written_out, read, written, 0, reasoning)
+    return Usage(prompted, written_out, read, written, 0, reasoning)
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -180,13 +194,14 @@ def read_usage(body: bytes) -> Usage | None:
         found = _read_answer(body).usage
     except msgspec.ValidationError:
         return None
-    return None if found is None else _usage(found)
+    usage = _NO_TOKENS if found is None else _usage(found)
+    return None if usage == _NO_TOKENS else usage
 
 
 def _chunk(data: bytes) -> _Chunk:
     try:
         return _read_chunk(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return _Chunk()
 
 
@@ -220,11 +235,10 @@ def opening(event: sse.Event) -> Opening:
 class OpenAiMeter:
     """Usage and end of one Chat Completions stream."""
 
-    __slots__ = ("end", "failure", "finished", "told", "usage")
+    __slots__ = ("end", "failure", "finished", "usage")
 
     def __init__(self) -> None:
-        self.usage = Usage()
-        self.told = False
+        self.usage = _NO_TOKENS
         self.finished = False
         self.failure = b""
         self.end = 0
@@ -240,18 +254,20 @@ class OpenAiMeter:
 
     def _read(self, data: bytes) -> None:
         chunk = _chunk(data) if data else _Chunk()
-        if chunk.usage is not None:
-            self.usage = _usage(chunk.usage)
-            self.told = True
+        usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq else None)
+        if usage is not None:
+            self.usage = _usage(usage)
         if _lenient(chunk.error):
             self.failure = data
 
     def settle(self, text_bytes: int, prompt_tokens: int) -> tuple[Usage, Quality]:
         """The upstream's figures, or an estimate from what came by."""
-        if self.told:
-            return self.usage, Quality.FINAL if self.finished else Quality.PARTIAL
-        guess = Usage(input=prompt_tokens, output=tokens_of(text_bytes))
-        return guess, Quality.ESTIMATED if self.finished else Quality.PARTIAL
+        usage = with_prompt(self.usage, prompt_tokens)
+        if not self.usage.total:
+            usage = Usage(input=prompt_tokens, output=tokens_of(text_bytes))
+        if not self.finished:
+            return usage, Quality.PARTIAL
+        return usage, Quality.FINAL if usage is self.usage else Quality.ESTIMATED
 
 
 def _error(fault: Fault) -> dict[str, object]:

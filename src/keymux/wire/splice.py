@@ -10,11 +10,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-_KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*')
-_AFTER_VALUE = re.compile(rb"[ \t\r\n]*[,}]")
-_SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^,}\]\s]+')
-_STRING_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*")')
-_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive, because a body may hold one string of thirty megabytes: a group that can be given
+# back costs a hundred times the memory of what it matched.
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_KEY = re.compile(rb"[ \t\r\n,]*+(" + _STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
+_AFTER_VALUE = re.compile(rb"[ \t\r\n]*+[,}]")
+_SCALAR = re.compile(_STRING + rb"|[^,}\]\s]*+")
+_STRING_VALUE = re.compile(rb'[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+")')
+_BRACKET = re.compile(_STRING + rb"|[\[{\]}]")
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_string = msgspec.json.Decoder(str).decode
@@ -34,12 +38,15 @@ def fields(body: bytes) -> tuple[Field, ...]:
     Args:
         body: valid JSON, an object at the top.
     """
-    values = _read_object(body)
+    try:
+        values = _read_object(body)
+    except ValueError:
+        return tuple(_scan(body))  # a name that is no text, such as half a surrogate pair
     found: list[Field] = []
     position = body.index(b"{") + 1
     while key := _KEY.match(body, position):
         name = _name(key[1])
-        value = bytes(values.get(name, b""))
+        value = bytes(values[name])
         position = key.end() + len(value)
         if not body.startswith(value, key.end()) or not _AFTER_VALUE.match(body, position):
             return tuple(_scan(body))  # a duplicate: the decoder kept only the last
@@ -48,7 +55,12 @@ def fields(body: bytes) -> tuple[Field, ...]:
 
 
 def _name(literal: bytes) -> str:
-    return _read_string(literal) if b"\\" in literal else literal[1:-1].decode()
+    if b"\\" in literal:
+        try:
+            return _read_string(literal)
+        except ValueError:
+            pass
+    return literal[1:-1].decode(errors="replace")
 
 
 def _scan(body: bytes) -> Iterator[Field]:
@@ -74,7 +86,9 @@ def _value_end(body: bytes, start: int) -> int:
 
 def may_repeat(body: bytes, name: str) -> bool:
     """Whether a body may hold a field more than once, or spelled with escapes."""
-    return body.count(b'"%s"' % name.encode()) > 1 or b"\\u00" in body
+    if body.count(b'"%s"' % name.encode()) > 1:
+        return True
+    return b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
 
 
 def with_string(body: bytes, name: str, value: bytes) -> bytes:
@@ -107,12 +121,15 @@ def with_field(body: bytes, name: str, value: bytes) -> bytes:
         name: of the field; plain letters.
         value: the new value as JSON.
     """
-    spans = [(field.start, field.end) for field in fields(body) if field.name == name]
-    if not spans:
+    parts: list[bytes] = []
+    position = 0
+    for field in fields(body):
+        if field.name == name:
+            parts += (body[position : field.start], value)
+            position = field.end
+    if not parts:
         return _added(body, name, value)
-    for start, end in reversed(spans):
-        body = b"".join((body[:start], value, body[end:]))
-    return body
+    return b"".join((*parts, body[position:]))
 
 
 def _added(body: bytes, name: str, value: bytes) -> bytes:

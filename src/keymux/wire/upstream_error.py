@@ -1,10 +1,12 @@
 """Read whatever shape of error an upstream answers.
 
 Shapes met so far: OpenAI ``{"error": {"message", "type", "code"}}``, Anthropic ``{"type": "error",
-"error": {...}}``, OhMyGPT ``{"statusCode", "message", "errorType"}``, a bare string under ``error``
-or ``detail``, an error event inside a 200 stream, and pages of HTML.
+"error": {...}}``, ``{"statusCode", "message", "errorType"}``, a bare string or a list of
+complaints under ``error`` or ``detail``, all of it wrapped in a list of one, an error event inside
+a 200 stream, and pages of HTML.
 """
 
+import re
 from types import MappingProxyType
 
 import msgspec
@@ -29,6 +31,7 @@ _STATUS_OF_TYPE = MappingProxyType(
     }
 )
 _LOWEST_ERROR, _HIGHEST_ERROR = 400, 599
+_NUMBER = re.compile(r"[0-9]{3}\Z")
 
 
 class Complaint(Struct, frozen=True):
@@ -63,9 +66,8 @@ def read_complaint(status: int, body: bytes) -> Complaint:
         return Complaint(_error_status(status, ""), message=words)
     details = _details(found)
     kind, code = _word(details, "type", "errorType"), _word(details, "code")
-    named = details.get("statusCode", details.get("code"))
-    if status < _LOWEST_ERROR and isinstance(named, int):
-        status = named
+    if status < _LOWEST_ERROR:
+        status = _named_status(details)
     return Complaint(
         status=_error_status(status, kind, code),
         type=kind,
@@ -77,15 +79,29 @@ def read_complaint(status: int, body: bytes) -> Complaint:
 
 def _details(found: object) -> dict[str, object]:
     """The object that holds type, code and message."""
+    found = _first(found)
     if not isinstance(found, dict):
         return {}
-    inner = found.get("error", found.get("detail"))
+    inner = _first(found.get("error") or found.get("detail"))
     if isinstance(inner, dict):
         return inner
     if isinstance(inner, str) and inner:
         return {**found, "message": found.get("message", inner)}
     known = ("errorType", "statusCode", "message")
     return found if any(name in found for name in known) else {}
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _named_status(details: dict[str, object]) -> int:
+    """The status an error inside a 200 names, 0 if it names none."""
+    for value in (details.get("statusCode"), details.get("code")):
+        number = int(value) if isinstance(value, str) and _NUMBER.match(value) else value
+        if isinstance(number, int) and _LOWEST_ERROR <= number <= _HIGHEST_ERROR:
+            return number
+    return 0
 
 
 def _word(details: dict[str, object], *names: str) -> str:
@@ -97,7 +113,7 @@ def _word(details: dict[str, object], *names: str) -> str:
 
 
 def _message(details: dict[str, object]) -> str:
-    message = details.get("message")
+    message = details.get("message") or details.get("msg")
     return message if isinstance(message, str) else ""
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
@@ -11,6 +11,7 @@ _WHOLE_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d+)?(?:ms|h|m|s))+\Z")
 _RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"([0-9.hms]{1,40})"')
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_TEXT = 64
+_LONGEST_S = 366 * 86_400.0
 
 _RESETS = (
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
@@ -27,13 +28,15 @@ GetHeader = Callable[[str], str | None]
 def told_wait(header: GetHeader, body: bytes, now: float) -> float | None:
     """The longest wait that applies, in seconds; None when nothing usable is said.
 
+    Nobody means more than a year: that is where what is said ends.
+
     Args:
         header: looks a response header up by its lower-case name.
         body: of the response; Google's APIs say it there.
         now: wall clock, seconds since 1970, for dates.
     """
     waits = [wait for wait in _all_waits(header, body, now) if wait is not None]
-    return max(waits, default=None)
+    return min(max(waits), _LONGEST_S) if waits else None
 
 
 def _all_waits(header: GetHeader, body: bytes, now: float) -> Iterator[float | None]:
@@ -78,7 +81,9 @@ def _until(text: str, now: float) -> float | None:
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = read(text)
-            return max(0.0, moment.timestamp() - now) if moment.tzinfo else None
+            if moment.tzinfo is None:  # the oldest form of an HTTP date, always in GMT
+                moment = moment.replace(tzinfo=UTC)
+            return max(0.0, moment.timestamp() - now)
         except (ValueError, OverflowError, TypeError):
             continue
     return None
