@@ -17,6 +17,8 @@ def _catalogue() -> Mapping[str, Provider]:
     for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
         provider = getattr(importlib.import_module(f"{__name__}.{module}"), "provider", None)
         if isinstance(provider, Provider):
+            if provider.name in found:
+                raise ValueError(f"two files of {__name__} call their provider {provider.name!r}")
             found[provider.name] = provider
     return MappingProxyType(found)
 

@@ -7,72 +7,48 @@ statuses: a spent key of a LiteLLM proxy answers 400 in one version and 429 in t
 import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from re import Pattern
 from types import MappingProxyType
 
 from msgspec import Struct
 
 from keymux.core import faults
-from keymux.core.faults import Answer, UpstreamFault
+from keymux.core.faults import Answer, Blame, UpstreamFault
 from keymux.core.vocabulary import Operation, WireFormat
+from keymux.providers.signs import Sign, sign
 from keymux.wire.upstream_error import Complaint
 
 Headers = tuple[tuple[str, str], ...]
 
 
-class Sign(Struct, frozen=True):
-    """One way a provider says that something is the matter.
-
-    A sign is met when everything it names is met. ``words`` are looked for in the message; they do
-    not count when the client's own request holds them, because messages quote requests, and a
-    client must not be able to talk a key into quarantine.
-
-    Attributes:
-        fault: what it means.
-        statuses: HTTP statuses; empty for any.
-        names: of the error's type or code, lower case; empty for any.
-        words: of its message.
-    """
-
-    fault: type[UpstreamFault]
-    statuses: frozenset[int] = frozenset()
-    names: frozenset[str] = frozenset()
-    words: Pattern[str] | None = None
-
-    def is_met(self, complaint: Complaint, request: bytes) -> bool:
-        """Whether a complaint about a request bears this sign."""
-        if self.statuses and complaint.status not in self.statuses:
-            return False
-        if self.names and not ({complaint.type, complaint.code} & self.names):
-            return False
-        if self.words is None:
-            return True
-        found = self.words.search(complaint.message)
-        return found is not None and found[0].encode() not in request
-
-
-def sign(
-    fault: type[UpstreamFault], *names: str, statuses: tuple[int, ...] = (), words: str = ""
-) -> Sign:
-    """A `Sign`, with the words as a regular expression that ignores case."""
-    return Sign(
-        fault=fault,
-        statuses=frozenset(statuses),
-        names=frozenset(names),
-        words=re.compile(words, re.IGNORECASE) if words else None,
-    )
-
+_IS_DEAD = (
+    r"(?:api key|key|account|organi[sz]ation|workspace)(?: \S+)? (?:has been|have been|is|was)"
+    r" (?:\w+ )?(?:revoked|deactivated|disabled|suspended|banned|terminated|blocked)\b"
+)
+_IS_SPENT = (
+    r"exceeded\w*budget|budget has been exceeded|over budget|exceeded budget for"
+    r"|credit balance is too low|insufficient (?:account )?(?:balance|quota|credits?|funds)"
+    r"|exceeded your current quota"
+)
 
 # What both wire formats and the proxies in front of them are known to say. Sources: the error pages
 # of the OpenAI and Anthropic API references, LiteLLM's exception types, recordings (2026-11).
 COMMON_SIGNS: tuple[Sign, ...] = (
-    sign(faults.KeyRevoked, "account_deactivated", "key_revoked", "api_key_revoked"),
+    sign(
+        faults.KeyRevoked,
+        "account_deactivated",
+        "key_revoked",
+        "api_key_revoked",
+        "access_terminated",
+    ),
     sign(
         faults.KeyRevoked,
         statuses=(400, 401, 403),
-        words=r"(key|account|organi[sz]ation|access)\b.{0,40}\b"
-        r"(revoked|deactivated|disabled|suspended|banned|terminated)"
-        r"|reported as leaked|violat\w+ (of )?(our|the) (terms|usage policy)",
+        first_words=rf"(?:(?:this|your|the) )?{_IS_DEAD}|your api key was reported as leaked",
+    ),
+    sign(
+        faults.KeyRevoked,
+        statuses=(401, 403),
+        words=rf"\b{_IS_DEAD}|\baccess (?:has been|is|was) (?:revoked|suspended|terminated)\b",
     ),
     sign(
         faults.KeySpent,
@@ -82,17 +58,17 @@ COMMON_SIGNS: tuple[Sign, ...] = (
         "insufficient_balance_error",
         "credit_balance_exhausted",
         "billing_hard_limit_reached",
+        "billing_not_active",
         "billing_error",
         "enforced_spend_limit_reached",
         "insufficient_user_quota",
     ),
     sign(
         faults.KeySpent,
-        statuses=(400, 402, 403, 429),
-        words=r"ExceededBudget|over budget|budget has been exceeded|credit balance is too low"
-        r"|insufficient (account )?(balance|quota|credit|funds)"
-        r"|exceeded your current quota|spend(ing)? limit",
+        statuses=(400, 401),
+        first_words=rf"(?:you |your |(?:end )?user=\S+ )?(?:{_IS_SPENT})",
     ),
+    sign(faults.KeySpent, statuses=(402, 403, 429), words=rf"{_IS_SPENT}|spend(?:ing)? limit"),
     sign(
         faults.PolicyBlocked,
         "unsupported_country_region_territory",
@@ -102,16 +78,17 @@ COMMON_SIGNS: tuple[Sign, ...] = (
     sign(
         faults.PolicyBlocked,
         statuses=(403,),
-        words=r"country, region|region is not supported|not available in your (country|region)"
-        r"|(ip|ip address)\b.{0,30}\bnot (allowed|authori[sz]ed|permitted)",
+        words=r"country, region|region is not supported|not available in your (?:country|region)"
+        r"|\b(?:ip|ip address)\b.{0,30}\bnot (?:allowed|authori[sz]ed|permitted)",
     ),
     sign(faults.ContextTooLong, "context_length_exceeded", "context_too_long"),
     sign(
         faults.ContextTooLong,
         statuses=(400,),
-        words=r"prompt is too long|maximum context length|exceeds? (the )?context (limit|window)",
+        words=r"prompt is too long|maximum context length"
+        r"|exceeds? (?:the )?context (?:limit|window)",
     ),
-    sign(faults.ContentRefused, "content_policy_violation", "content_filter"),
+    sign(faults.ContentRefused, "content_policy_violation", "content_filter", "invalid_prompt"),
     sign(
         faults.KeyRejected,
         "api_key_invalid",
@@ -119,18 +96,30 @@ COMMON_SIGNS: tuple[Sign, ...] = (
         "token_not_found_in_db",
         "expired_key",
     ),
-    sign(faults.KeyRejected, statuses=(400,), words=r"api key (is )?(not valid|invalid)"),
-    sign(faults.ModelNotPermitted, "key_model_access_denied", "model_not_allowed"),
+    sign(
+        faults.KeyRejected,
+        statuses=(400,),
+        first_words=r"api key (?:is )?(?:not valid|invalid|expired)",
+    ),
+    sign(
+        faults.ModelNotPermitted,
+        "key_model_access_denied",
+        "team_model_access_denied",
+        "user_model_access_denied",
+        "org_model_access_denied",
+        "model_not_allowed",
+    ),
     sign(
         faults.ModelNotPermitted,
         statuses=(403,),
-        words=r"model.{0,80}(access|permission|allow|permit)|(access|permission|allow).{0,80}model",
+        words=r"model.{0,80}(?:access|permission|allow|permit)"
+        r"|(?:access|permission|allow).{0,80}model",
     ),
     sign(faults.ModelNotPermitted, "model_not_found", statuses=(404,)),
     sign(faults.ModelNotPermitted, "not_found_error", statuses=(404,), words=r"^model\b"),
     sign(faults.SlowDown, "slow_down"),
     sign(faults.SlowDown, statuses=(429,), words=r"acceleration limit|slow down"),
-    sign(faults.Overloaded, "overloaded_error", "overloaded"),
+    sign(faults.Overloaded, "overloaded_error", "overloaded", "engine_overloaded"),
 )
 
 _BY_STATUS: Mapping[int, type[UpstreamFault]] = MappingProxyType(
@@ -226,9 +215,14 @@ def read_fault(
 ) -> UpstreamFault:
     """The fault that an answer stands for, ready to raise."""
     kind = provider.fault(complaint, request=request, told=told)
-    return kind(answer=answer, told=told, retry_after=told, reason=_reason(complaint))
+    retry_after = None if kind.blame is Blame.CLIENT else told
+    return kind(answer=answer, told=told, retry_after=retry_after, reason=_reason(complaint))
+
+
+_LONGEST_NAME = 60
+_NO_NAME = re.compile(r"[^a-z0-9_.-]+")
 
 
 def _reason(complaint: Complaint) -> str:
-    name = complaint.code or complaint.type
+    name = _NO_NAME.sub("_", complaint.code or complaint.type)[:_LONGEST_NAME]
     return f"{complaint.status} {name}".strip()

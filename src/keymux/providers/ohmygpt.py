@@ -5,7 +5,8 @@ the shapes of the two original APIs; `keymux.wire.upstream_error` reads all thre
 """
 
 from keymux.core.faults import KeySpent
-from keymux.providers.base import BOTH_FORMATS, Provider, sign
+from keymux.providers.base import BOTH_FORMATS, Provider
+from keymux.providers.signs import sign
 
 provider = Provider(
     name="ohmygpt",

@@ -1,7 +1,8 @@
 """OpenHands: a LiteLLM proxy that serves Claude models in both formats."""
 
-from keymux.core.faults import KeyRevoked, KeySpent, KeyThrottled
-from keymux.providers.base import BOTH_FORMATS, Provider, sign
+from keymux.core.faults import KeyRevoked, KeySpent, KeyThrottled, Unavailable
+from keymux.providers.base import BOTH_FORMATS, Provider
+from keymux.providers.signs import sign
 
 provider = Provider(
     name="openhands",
@@ -12,8 +13,10 @@ provider = Provider(
         # LiteLLM names its exception type: a spent key is 400 in older versions, 429 in newer
         # ones, both with this type (litellm exceptions.py, read 2026-11).
         sign(KeySpent, "budget_exceeded"),
-        sign(KeyRevoked, words=r"key is blocked"),
+        sign(KeyRevoked, statuses=(401, 403), first_words=r"key is blocked"),
+        # Its own key with the vendor behind it was refused: that says nothing about ours.
+        sign(Unavailable, statuses=(401, 403), words=r"\Alitellm\.(?:Authentication|Permission)"),
         # Its router says 429 when all of its own deployments cool down.
-        sign(KeyThrottled, words=r"no deployments available"),
+        sign(KeyThrottled, statuses=(429,), words=r"no deployments available"),
     ),
 )
