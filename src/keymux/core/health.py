@@ -17,8 +17,8 @@ Three rules keep a burst of failures from doing harm:
 
 * the deadline is never moved forward: a new fault gives the later of the two times;
 * one wave is one step: a request that was leased before the last transition (its *generation* is
-  older) can lengthen a cooldown as far as the upstream told, but neither escalates the backoff
-  nor heals anything;
+  older) can lengthen a cooldown as far as the upstream told, and bring news of another kind, but
+  neither escalates the backoff nor heals anything;
 * what the upstream told us to wait is only ever lengthened.
 
 Times are seconds on any one clock; callers pass ``now``. ``luck`` is a random number from 0 to 1.
@@ -34,6 +34,7 @@ from msgspec.structs import replace
 from keymux.core.vocabulary import Word
 
 LONGEST_WAIT_S = 86_400.0
+SHORTEST_WAIT_S = 1.0
 SUSPICION_S = 600.0
 RAMP_TOP = 8
 
@@ -61,6 +62,10 @@ class Event(Word):
     ENABLE = "enable"
     RESET = "reset"
     RESTORE = "restore"
+
+
+_COOLING = frozenset({Status.RATE_LIMITED, Status.ERROR, Status.EXHAUSTED})
+_ENDED = frozenset({Status.QUARANTINED, Status.DISABLED})
 
 
 def _table() -> Mapping[Event, Mapping[Status, Status]]:
@@ -133,7 +138,7 @@ class Condition(Struct, frozen=True):
 
     def is_due(self, now: float) -> bool:
         """True when a cooldown is over and one probe may find out how things are."""
-        return not self.is_healthy and self.until is not None and now >= self.until
+        return self.until is not None and now >= self.until and self.status in _COOLING
 
 
 def cool(  # noqa: PLR0913 -- each is a separate fact of the fault
@@ -163,18 +168,21 @@ def cool(  # noqa: PLR0913 -- each is a separate fact of the fault
     if told is not None and told > LONGEST_WAIT_S:
         event, told = Event.SPENT, LONGEST_WAIT_S
     status = AFTER[event][condition.status]
-    if status in {Status.QUARANTINED, Status.DISABLED}:
+    if status in _ENDED:
         return condition
-    if generation < condition.generation and not condition.is_healthy:
+    is_late = generation < condition.generation
+    if is_late and status is condition.status:
         return _extended(condition, now=now, told=told, luck=luck)
-    step = _decayed(condition, now)
-    wait = told * (1 + luck / 4) if told is not None else _own_wait(backoff, step, luck)
+    if is_late and condition.is_healthy and event is Event.FAILED and told is None:
+        return condition  # it began before things got well
+    wave = _waves_before(condition, now, is_late=is_late)
+    wait = _own_wait(backoff, wave, luck) if told is None else _told_wait(told, luck)
     forever = not condition.is_healthy and condition.until is None
     return Condition(
         status=status,
         until=None if forever else max(now + wait, condition.until or 0.0),
         reason=reason,
-        step=step + 1,
+        step=wave + 1,
         generation=condition.generation + 1,
         since=now,
     )
@@ -183,19 +191,27 @@ def cool(  # noqa: PLR0913 -- each is a separate fact of the fault
 def _extended(condition: Condition, *, now: float, told: float | None, luck: float) -> Condition:
     if told is None or condition.until is None:
         return condition
-    later = now + told * (1 + luck / 4)
+    later = now + _told_wait(told, luck)
     return replace(condition, until=later) if later > condition.until else condition
 
 
-def _decayed(condition: Condition, now: float) -> int:
-    """The step to go on from: one less for each minute in good health."""
-    if not condition.is_healthy:
-        return condition.step
-    return max(0, condition.step - int((now - condition.since) // 60))
+def _waves_before(condition: Condition, now: float, *, is_late: bool) -> int:
+    """The waves that went before: one less for each minute in good health since.
+
+    Whoever is late belongs to the last of them.
+    """
+    waves = condition.step
+    if condition.is_healthy:
+        waves -= max(0, int((now - condition.since) // 60))
+    return max(0, waves - is_late)
 
 
-def _own_wait(backoff: Backoff, step: int, luck: float) -> float:
-    base = backoff.steps_s[min(step, len(backoff.steps_s) - 1)]
+def _told_wait(told: float, luck: float) -> float:
+    return max(SHORTEST_WAIT_S, told) * (1 + luck / 4)
+
+
+def _own_wait(backoff: Backoff, wave: int, luck: float) -> float:
+    base = backoff.steps_s[min(wave, len(backoff.steps_s) - 1)]
     return base / 2 + base / 2 * luck
 
 
@@ -212,10 +228,7 @@ def suspect(condition: Condition, *, now: float, generation: int, reason: str) -
     The first refusal is only remembered; the second within ten minutes, of a request that was
     leased after the first, condemns the key.
     """
-    if generation < condition.generation or condition.status in {
-        Status.QUARANTINED,
-        Status.DISABLED,
-    }:
+    if generation < condition.generation or condition.status in _ENDED:
         return condition
     if condition.suspected and now - condition.suspected <= SUSPICION_S:
         return condemn(condition, now=now, reason=reason)

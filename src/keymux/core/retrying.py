@@ -11,7 +11,6 @@ the client. After the first payload byte nothing is tried again, so that column 
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf
 from types import MappingProxyType
 from typing import assert_never
 
@@ -25,6 +24,8 @@ SHORTEST_ATTEMPT_S = 2.0
 LONGEST_PAUSE_S = 2.0
 
 _COME_BACK_S = 15.0
+_LONGEST_COME_BACK_S = 86_400.0
+_ABOUT_OUR_KEY = frozenset({401, 402, 407})
 
 
 class Work(Word):
@@ -44,9 +45,6 @@ class Move(Word):
     OTHER_GROUP = "other quota group"
     OTHER_PROVIDER = "other provider"
     SAME_PROVIDER_ONCE = "same provider once"
-
-
-_ONLY_ONCE = frozenset({Move.SAME_KEY_ONCE, Move.OTHER_KEY_ONCE, Move.SAME_PROVIDER_ONCE})
 
 
 class Effect(Word):
@@ -308,8 +306,7 @@ def _is_spent(failed: Sequence[FailedAttempt], patience: Patience, situation: Si
     """Whether the limits of the exchange forbid another attempt."""
     rows = [DECISIONS[type(attempt.fault)] for attempt in failed]
     return (
-        situation.left_s < SHORTEST_ATTEMPT_S
-        or sum(row.counted for row in rows) >= patience.attempts
+        sum(row.counted for row in rows) >= patience.attempts
         or sum(row.work is not Work.NONE for row in rows) >= patience.processed
         or (rows[-1].needs_half and situation.left_s < situation.total_s / 2)
         or (rows[-1].ambiguous and _is_too_risky(rows, patience, situation))
@@ -340,25 +337,60 @@ def _steps(
 ) -> tuple[Step, ...]:
     last = failed[-1]
     pause = _hop_pause(len(failed), situation.luck)
-    if move is Move.OTHER_PROVIDER:
-        return tuple(Step(target, pause_s=pause) for target in _untried(route, failed))
-    here = [attempt for attempt in failed if attempt.target == last.target]
-    again = sum(type(attempt.fault) is type(last.fault) for attempt in here) > 1
-    if again and move in _ONLY_ONCE:
-        return ()
-    keys = frozenset(attempt.key for attempt in here)
     match move:
-        case Move.OTHER_KEY | Move.OTHER_KEY_ONCE:
-            return (Step(last.target, avoid_keys=keys, pause_s=_key_pause(last, situation, pause)),)
+        case Move.OTHER_PROVIDER:
+            return tuple(Step(target, pause_s=pause) for target in _untried(route, failed))
+        case Move.OTHER_KEY:
+            pause = _key_pause(last, situation, pause)
+            return tuple(_other_key(target, failed, pause) for target in _like_the_last(failed))
+        case Move.OTHER_KEY_ONCE:
+            pause = _key_pause(last, situation, pause)
+            return () if _again(failed) else (_other_key(last.target, failed, pause),)
         case Move.OTHER_GROUP:
-            groups = frozenset(attempt.group for attempt in here)
-            return (Step(last.target, avoid_keys=keys, avoid_groups=groups, pause_s=pause),)
+            return (_other_group(last.target, failed, pause),)
         case Move.SAME_KEY_ONCE:
-            return (Step(last.target, only_key=last.key),)
+            same = _again(failed, key=last.key)
+            return () if same else (Step(last.target, only_key=last.key),)
         case Move.SAME_PROVIDER_ONCE:
-            return _same_provider(last, situation)
+            return () if _again(failed) else _same_provider(last, situation)
         case _:
             assert_never(move)
+
+
+def _again(failed: Sequence[FailedAttempt], key: str | None = None) -> bool:
+    """Whether the last fault happened before at its target, or there with that very key."""
+    *before, last = failed
+    return any(
+        type(attempt.fault) is type(last.fault)
+        and attempt.target == last.target
+        and key in {None, attempt.key}
+        for attempt in before
+    )
+
+
+def _like_the_last(failed: Sequence[FailedAttempt]) -> tuple[Target, ...]:
+    """The target of the last fault, then those that were left for the same reason.
+
+    When the other provider has nothing but bad keys either, the first may still have a good one.
+    """
+    kind = type(failed[-1].fault)
+    alike = (attempt.target for attempt in reversed(failed) if type(attempt.fault) is kind)
+    return tuple(dict.fromkeys(alike))
+
+
+def _other_key(target: Target, failed: Sequence[FailedAttempt], pause_s: float) -> Step:
+    keys = frozenset(attempt.key for attempt in failed if attempt.target == target)
+    return Step(target, avoid_keys=keys, pause_s=pause_s)
+
+
+def _other_group(target: Target, failed: Sequence[FailedAttempt], pause_s: float) -> Step:
+    here = [attempt for attempt in failed if attempt.target == target]
+    return Step(
+        target,
+        avoid_keys=frozenset(attempt.key for attempt in here),
+        avoid_groups=frozenset(attempt.group for attempt in here),
+        pause_s=pause_s,
+    )
 
 
 def _hop_pause(failures: int, luck: float) -> float:
@@ -386,9 +418,9 @@ def should_retry(fault: faults.Fault) -> bool:
     """
     if isinstance(fault, UpstreamFault) and DECISIONS[type(fault)].work is not Work.NONE:
         return False
-    if isinstance(fault, faults.ClientFault) and not isinstance(fault, faults.TooManyAtOnce):
+    if fault.blame is Blame.CLIENT and not isinstance(fault, faults.TooManyAtOnce):
         return False
-    return fault.retry_after is not None and 0 < fault.retry_after < inf
+    return fault.retry_after is not None and fault.retry_after > 0
 
 
 def surfaced(fault: UpstreamFault, model: str) -> faults.Fault:
@@ -398,16 +430,24 @@ def surfaced(fault: UpstreamFault, model: str) -> faults.Fault:
     no capacity, and when to come back.
     """
     if isinstance(fault, faults.KeyThrottled | faults.SlowDown):
-        return faults.AllThrottled(model=model, retry_after=fault.told or _COME_BACK_S)
+        return faults.AllThrottled(model=model, retry_after=_come_back_s(fault))
     if fault.blame in {Blame.KEY, Blame.GROUP}:
-        return faults.NoneReady(model=model, retry_after=fault.told or _COME_BACK_S)
+        return faults.NoneReady(model=model, retry_after=_come_back_s(fault))
     return fault
 
 
+def _come_back_s(fault: UpstreamFault) -> float:
+    return min(fault.told or _COME_BACK_S, _LONGEST_COME_BACK_S)
+
+
 def speaks_for_itself(fault: faults.Fault) -> bool:
-    """True when the client is to be given the upstream's own answer."""
+    """True when the client is to be given the upstream's own answer.
+
+    One that speaks of our key is not: a client would take it for its own.
+    """
     return (
         isinstance(fault, UpstreamFault)
         and fault.answer is not None
+        and fault.answer.status not in _ABOUT_OUR_KEY
         and DECISIONS[type(fault)].theirs
     )

@@ -1,6 +1,5 @@
 """From the model a client asks for to the route that serves it."""
 
-import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -9,7 +8,8 @@ from msgspec import Struct
 from keymux.core.faults import NotAllowed, UnknownModel
 from keymux.core.vocabulary import Caller, Route
 
-_WIDE_CONTEXT = re.compile(r"(\[1m\])+$", re.IGNORECASE)
+_WIDE_CONTEXT = "[1m]"
+_LONGEST_NAME = 500
 _REMEMBERED = 1024
 
 
@@ -58,7 +58,9 @@ class Routes:
         model = self._by_name.get(asked) or self._remembered.get(asked)
         if model is not None:
             return model
-        name = _WIDE_CONTEXT.sub("", asked)
+        if len(asked) > _LONGEST_NAME:
+            return None  # a client must not fill the memory with names
+        name = _without_marks(asked)
         model = self._by_name.get(name) or next(
             (model for prefix, model in self._prefixes if name.startswith(prefix)), None
         )
@@ -79,3 +81,9 @@ class Routes:
         if caller.models and model.id not in caller.models:
             raise NotAllowed(model=asked[:200])
         return model.route
+
+
+def _without_marks(name: str) -> str:
+    while name[-len(_WIDE_CONTEXT) :].lower() == _WIDE_CONTEXT:
+        name = name[: -len(_WIDE_CONTEXT)]
+    return name
