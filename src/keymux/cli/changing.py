@@ -39,21 +39,15 @@ def objection(record: KeyRecord, event: Event) -> str:
     instead = _INSTEAD.get((event, record.state.status), "")
     if instead:
         return f"{record.id} is {record.state.status}: {instead}"
-    if record.replaced_by and event in {Event.ENABLE, Event.RESET}:
-        return (
-            f"{record.id} was replaced by {record.replaced_by} and would stay out of the pool: "
-            "`keymux keys restore` brings it back beside it"
-        )
     return ""
 
 
 def is_done(record: KeyRecord, event: Event) -> bool:
     """Whether a key is already as the operator wants it."""
-    if event is Event.RESET or record.replaced_by:
+    if event is Event.RESET:
         return False
-    return AFTER[event][record.state.status] is record.state.status and not (
-        event is Event.RESTORE and record.state.shades
-    )
+    comes_back = event is Event.RESTORE and (record.state.shades or record.replaced_by)
+    return AFTER[event][record.state.status] is record.state.status and not comes_back
 
 
 def change_keys(
@@ -88,6 +82,8 @@ async def _change(
             provider, key_id, event, actor=actor, reason=reason or _reason(event, actor)
         )
         done.append(Changed(key_id, before, standing.of_key(after).status, changed=True))
+        if records[key_id].replaced_by and not after.replaced_by:
+            note(f"{key_id} is in rotation again, beside {records[key_id].replaced_by}")
     return done
 
 

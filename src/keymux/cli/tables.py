@@ -112,12 +112,18 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
-            no_wrap=column.whole,
+            width=_width(rows, column) if column.whole else None,
             overflow="fold",
         )
     for row in rows:
         table.add_row(*(_cell(row, stack) for stack in stacks))
     return table
+
+
+def _width(rows: Sequence[Row], column: Column) -> int:
+    """Of a column that is never broken; what stands below its values is broken instead."""
+    widest = max(len(clean(column.brief(row[column.field]))) for row in rows)
+    return max(widest, len(column.title))
 
 
 def _cell(row: Row, stack: Sequence[Column]) -> Text:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -103,7 +104,7 @@ class Trial:
             late = FirstEventLate(seconds=self._timeout)
             return Verdict(late.code, f"no answer within {self._timeout:g} s")
         except UpstreamFault as fault:
-            return self._refused(fault)
+            return self._refused(fault, secret)
 
     async def _answer(self, secret: str) -> bytes:
         spoken = (one for one in WireFormat if self._dialect.speaks(one))
@@ -144,15 +145,16 @@ class Trial:
         counted = f"{len(models)} models" if isinstance(models, list) else "200"
         return Verdict("accepted", counted)
 
-    def _refused(self, fault: UpstreamFault) -> Verdict:
+    def _refused(self, fault: UpstreamFault, secret: str) -> Verdict:
+        said = re.sub(re.escape(secret), "***", fault.reason, flags=re.IGNORECASE)
         if isinstance(fault, _SAYS_NOTHING):
             status = fault.answer.status if fault.answer else 0
             missing = status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
-            why = f"nothing at {self._dialect.test_path}" if missing else fault.reason
+            why = f"nothing at {self._dialect.test_path}" if missing else said
             return Verdict("unclear", f"{why}: this says nothing of the key")
         meaning = (type(fault).__doc__ or "").partition("\n")[0]
         told = "" if fault.told is None else f", wait {fault.told:g} s"
-        return Verdict(fault.code, f"{fault.reason}{told}: {meaning}".removeprefix(": "))
+        return Verdict(fault.code, f"{said}{told}: {meaning}".removeprefix(": "))
 
 
 def is_left_alone(record: KeyRecord, now: int) -> bool:
