@@ -17,7 +17,7 @@ KEY = "sk-sandbox-a"
 
 def body_for(path: str, text: str = "Hello marker:m1", **fields: Any) -> bytes:
     """A small request for an endpoint."""
-    limit = {"max_tokens": 200} if path.startswith(MESSAGES) else {}
+    limit = {"max_tokens": 200} if MESSAGES in path else {}
     messages = [{"role": "user", "content": text}]
     return json.dumps({"model": "claude-x", "messages": messages, **limit, **fields}).encode()
 

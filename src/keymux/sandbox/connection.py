@@ -70,8 +70,8 @@ class Connection(asyncio.Protocol):
         """A peer has connected."""
         self._transport = transport
         self._flushed.set()
-        # A write is over when the kernel has all of it.
-        transport.set_write_buffer_limits(high=0)
+        # A write is over when the kernel has all of it (a limit of 0 never lifts under TLS).
+        transport.set_write_buffer_limits(high=1, low=0)
         self._house.here[self._number] = self
         self._house.records.announce()
         # The task ends with the connection: see `connection_lost`.
