@@ -1,6 +1,7 @@
 """``keymux sandbox``: the scripted upstream as a program."""
 
-from typing import Annotated, NoReturn
+import errno
+from typing import Annotated
 
 import typer
 
@@ -27,9 +28,11 @@ def sandbox(
     try:
         run(upstream, typer.echo, with_parent=with_parent)
     except OSError as error:
-        _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
+        typer.echo(f"keymux: cannot listen on {host}:{port}: {_reason(error)}", err=True)
+        raise typer.Exit(1) from None
 
 
-def _refuse(problem: str) -> NoReturn:
-    typer.echo(f"keymux: {problem}; stop what listens there, or choose another --port.", err=True)
-    raise typer.Exit(1)
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; stop what listens there, or choose another --port."
+    return f"{error.strerror or error}."

@@ -22,7 +22,7 @@ def run(sandbox: Sandbox, say: Callable[[str], None], *, with_parent: bool) -> N
 
     Args:
         sandbox: to open.
-        say: told each line of output.
+        say: told what it serves, at once.
         with_parent: also stop when the process that started this one has ended.
 
     Raises:
@@ -36,8 +36,7 @@ async def _serve(sandbox: Sandbox, say: Callable[[str], None], parent: int | Non
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with sandbox:
-        for line in greeting(sandbox):
-            say(line)
+        say("\n".join(greeting(sandbox)))
         while not stop.is_set() and parent in {None, os.getppid()}:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if parent is None else _LOOK_EVERY_S):
