@@ -161,7 +161,7 @@ class Program:
         """Give a provider backup keys."""
         self.store(lambda store: store.backups.add(provider, records, ACTOR))
 
-    def keys(self, provider: str = "alpha") -> dict[str, KeyRecord]:
+    def pool(self, provider: str = "alpha") -> dict[str, KeyRecord]:
         """The keys of a provider by their secret."""
         records = self.store(lambda store: store.keys.load(provider))
         return {record.secret: record for record in records}

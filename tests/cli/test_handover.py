@@ -18,7 +18,7 @@ def test_keys_are_asked_for_one_after_the_other_and_not_shown(keymux: Program) -
     process.close()
 
     assert process.exitstatus == 0
-    assert list(keymux.keys()) == [ONE, TWO]
+    assert list(keymux.pool()) == [ONE, TWO]
     assert ONE not in seen
     assert TWO not in seen
 
@@ -33,7 +33,7 @@ def test_an_end_of_input_ends_the_questions(keymux: Program) -> None:
     process.expect(pexpect.EOF)
     process.close()
 
-    assert list(keymux.keys()) == [ONE]
+    assert list(keymux.pool()) == [ONE]
 
 
 def test_nothing_typed_is_nothing_changed(keymux: Program) -> None:

@@ -21,7 +21,7 @@ def test_keys_are_added_from_a_file(keymux: Program) -> None:
 
     assert "alpha: 2 keys added" in done.out
     assert [
-        (record.id, record.secret, record.label, record.group) for record in keymux.keys().values()
+        (record.id, record.secret, record.label, record.group) for record in keymux.pool().values()
     ] == [(id_of(ONE), ONE, "ours", "g"), (id_of(TWO), TWO, "ours", "g")]
 
 
@@ -29,7 +29,7 @@ def test_keys_are_added_from_standard_input(keymux: Program) -> None:
     """A pipe does as well as a file."""
     keymux.good("keys", "add", "beta", "--stdin", given=ONE)
 
-    assert list(keymux.keys("beta")) == [ONE]
+    assert list(keymux.pool("beta")) == [ONE]
 
 
 def test_no_secret_is_printed(keymux: Program) -> None:
@@ -51,7 +51,7 @@ def test_labels_of_the_input_go_before_the_option(keymux: Program) -> None:
 
     keymux.good("keys", "add", "alpha", "--stdin", "--label", "all", "--group", "all", given=given)
 
-    assert [(record.label, record.group) for record in keymux.keys().values()] == [
+    assert [(record.label, record.group) for record in keymux.pool().values()] == [
         ("own", "own"),
         ("all", "all"),
     ]
@@ -83,7 +83,7 @@ def test_skip_bad_imports_the_rest_and_still_fails(keymux: Program) -> None:
 
     assert done.code == 1
     assert "line 2: sk-...6789 holds a space" in done.err
-    assert list(keymux.keys()) == [ONE, TWO]
+    assert list(keymux.pool()) == [ONE, TWO]
 
 
 def test_nothing_to_import_is_a_failure(keymux: Program) -> None:
@@ -103,7 +103,7 @@ def test_an_import_may_be_run_again(keymux: Program) -> None:
     )
 
     assert f"line 1: sk-...6789 is known already: key {id_of(ONE)} (healthy)" in done.err
-    assert [record.label for record in keymux.keys().values()] == ["first", "second"]
+    assert [record.label for record in keymux.pool().values()] == ["first", "second"]
 
 
 def test_nothing_new_is_said(keymux: Program) -> None:
@@ -118,7 +118,7 @@ def test_what_stands_there_twice_is_told(keymux: Program) -> None:
     done = keymux.good("keys", "add", "alpha", "--stdin", given=f"{ONE}\n{TWO}\n{ONE}")
 
     assert "line 3: sk-...6789 stands at line 1 already" in done.err
-    assert len(keymux.keys()) == 2
+    assert len(keymux.pool()) == 2
 
 
 def test_a_backup_key_is_not_added_to_the_pool_beside_its_promotion(keymux: Program) -> None:
@@ -128,7 +128,7 @@ def test_a_backup_key_is_not_added_to_the_pool_beside_its_promotion(keymux: Prog
     done = keymux.good("keys", "add", "alpha", "--stdin", given=ONE)
 
     assert f"is known already: backup key {id_of(ONE)} (spare)" in done.err
-    assert keymux.keys() == {}
+    assert keymux.pool() == {}
 
 
 def test_a_key_of_the_pool_is_no_backup_key(keymux: Program) -> None:
@@ -146,7 +146,7 @@ def test_the_same_secret_may_serve_two_providers(keymux: Program) -> None:
     keymux.good("keys", "add", "alpha", "--stdin", given=ONE)
     keymux.good("keys", "add", "beta", "--stdin", given=ONE)
 
-    assert list(keymux.keys("alpha")) == list(keymux.keys("beta")) == [ONE]
+    assert list(keymux.pool("alpha")) == list(keymux.pool("beta")) == [ONE]
 
 
 def test_a_program_reads_the_report(keymux: Program) -> None:
@@ -203,7 +203,7 @@ def test_backup_keys_of_a_file_are_left_for_seed(keymux: Program) -> None:
     done = keymux.good("keys", "add", "alpha", "--stdin", given=given)
 
     assert "1 backup keys were left alone" in done.err
-    assert (list(keymux.keys()), keymux.backups()) == ([ONE], {})
+    assert (list(keymux.pool()), keymux.backups()) == ([ONE], {})
 
 
 def test_keys_of_a_file_are_left_by_backup_keys_add(keymux: Program) -> None:
@@ -213,7 +213,7 @@ def test_keys_of_a_file_are_left_by_backup_keys_add(keymux: Program) -> None:
     done = keymux.good("backup-keys", "add", "alpha", "--stdin", given=given)
 
     assert "1 keys were left alone" in done.err
-    assert (keymux.keys(), list(keymux.backups())) == ({}, [TWO])
+    assert (keymux.pool(), list(keymux.backups())) == ({}, [TWO])
 
 
 def test_every_added_key_is_in_the_audit(keymux: Program) -> None:
@@ -258,4 +258,4 @@ def test_a_large_import_is_stored_whole(keymux: Program) -> None:
 
     assert "alpha: 2500 keys added" in done.out
     assert "and 2480 more" in done.out
-    assert len(keymux.keys()) == 2_500
+    assert len(keymux.pool()) == 2_500

@@ -40,7 +40,7 @@ def fill(keymux: Program) -> None:
 
 def status(keymux: Program, secret: str) -> Status:
     """The stored status of a key."""
-    return keymux.keys()[secret].state.status
+    return keymux.pool()[secret].state.status
 
 
 # -- list ------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_reset_ends_the_cooldowns_of_single_models(keymux: Program) -> None:
     done = keymux.good("keys", "reset", "alpha", id_of(ONE))
 
     assert done.out == f"{id_of(ONE)}: rate_limited -> healthy\n"
-    assert keymux.keys()[ONE].state.shades == {}
+    assert keymux.pool()[ONE].state.shades == {}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_disabling_twice_keeps_the_first_reason(keymux: Program) -> None:
 
     keymux.good("keys", "disable", "alpha", id_of(ONE), "--reason", "again")
 
-    assert keymux.keys()[ONE].state.reason == "leaked"
+    assert keymux.pool()[ONE].state.reason == "leaked"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_command_that_would_not_help_names_the_one_that_does(
     assert done.code == 1
     assert instead in done.err
     assert "nothing was changed" in done.err
-    assert keymux.keys()[THREE].state.reason == "401 revoked"
+    assert keymux.pool()[THREE].state.reason == "401 revoked"
 
 
 @pytest.mark.parametrize("command", ["reset", "restore"])
@@ -277,7 +277,7 @@ def test_a_replaced_key_comes_back_beside_its_successor(keymux: Program, command
 
     done = keymux.good("keys", command, "alpha", id_of(ONE))
 
-    found = keymux.keys()
+    found = keymux.pool()
     assert (found[ONE].state.status, found[ONE].replaced_by) == (Status.HEALTHY, "")
     assert TWO in found
     assert f"{id_of(ONE)} is in rotation again, beside {id_of(TWO)}" in done.err
@@ -325,7 +325,7 @@ def test_a_disabled_key_shows_who_did_it(keymux: Program) -> None:
 
     keymux.good("keys", "disable", "alpha", id_of(ONE))
 
-    assert keymux.keys()[ONE].state.reason.startswith("disabled by cli:")
+    assert keymux.pool()[ONE].state.reason.startswith("disabled by cli:")
 
 
 # -- which keys ------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_key_is_known_by_several_names(keymux: Program, words: str) -> None:
 
     keymux.good("keys", "disable", "alpha", words)
 
-    assert [record.secret for record in keymux.keys().values() if record.state.reason] == [TWO]
+    assert [record.secret for record in keymux.pool().values() if record.state.reason] == [TWO]
 
 
 def test_a_name_that_fits_several_lists_them(keymux: Program) -> None:
@@ -357,7 +357,7 @@ def test_a_name_that_fits_several_lists_them(keymux: Program) -> None:
     assert "'wxyz' fits 2 keys of alpha; use one of these ids:" in done.err
     assert f"{id_of(ONE)}  sk-...wxyz  first" in done.err
     assert f"{id_of(THREE)}  sk-...wxyz" in done.err
-    assert all(record.state.status is Status.HEALTHY for record in keymux.keys().values())
+    assert all(record.state.status is Status.HEALTHY for record in keymux.pool().values())
 
 
 def test_many_that_fit_are_counted(keymux: Program) -> None:
@@ -419,7 +419,7 @@ def test_keys_are_removed_after_a_yes(keymux: Program) -> None:
     process.close()
 
     assert process.exitstatus == 0
-    assert list(keymux.keys()) == [TWO]
+    assert list(keymux.pool()) == [TWO]
 
 
 def test_a_no_keeps_the_keys(keymux: Program) -> None:
@@ -433,7 +433,7 @@ def test_a_no_keeps_the_keys(keymux: Program) -> None:
     process.close()
 
     assert process.exitstatus == 1
-    assert list(keymux.keys()) == [ONE]
+    assert list(keymux.pool()) == [ONE]
 
 
 def test_scripts_have_to_say_yes(keymux: Program) -> None:
@@ -446,7 +446,7 @@ def test_scripts_have_to_say_yes(keymux: Program) -> None:
     assert refused.code == 2
     assert "add --yes" in refused.err
     assert done.out == f"{id_of(ONE)}: removed\n"
-    assert keymux.keys() == {}
+    assert keymux.pool() == {}
 
 
 def test_programs_read_what_was_removed(keymux: Program) -> None:
@@ -465,4 +465,4 @@ def test_a_removed_key_may_come_back(keymux: Program) -> None:
 
     keymux.good("keys", "add", "alpha", "--stdin", given=ONE)
 
-    assert [record.id for record in keymux.keys().values()] == [id_of(ONE)]
+    assert [record.id for record in keymux.pool().values()] == [id_of(ONE)]

@@ -165,12 +165,12 @@ def test_nothing_is_changed(keymux: Program) -> None:
     """A test neither heals nor condemns a key, and leaves nothing in the audit."""
     keymux.add_keys(key(GOOD), key(OTHER))
     fall_ill(keymux, GOOD, KeyState(Status.ERROR, now_ms() - 1, "500", generation=1))
-    before = keymux.keys(), keymux.store(lambda store: store.audit.last())
+    before = keymux.pool(), keymux.store(lambda store: store.audit.last())
     with upstream({GOOD: Reply()}) as running:
         point_at(keymux, running.url)
         keymux.run("keys", "test", "alpha")
 
-    assert (keymux.keys(), keymux.store(lambda store: store.audit.last())) == before
+    assert (keymux.pool(), keymux.store(lambda store: store.audit.last())) == before
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,21 @@ from keymux.stores.port import Store, UsageQuery
 app = options.command()
 
 _GROUPS = ("day", "model", "provider", "key", "caller")
+
+
+def _brief_unpriced(value: object) -> str:
+    return f"+{value} ?" if value else ""
+
+
 _FIGURES = (
     Column("exchanges", "exch.", compact, right=True, whole=True),
     Column("failed", "failed", compact, right=True, whole=True),
     Column("inputTokens", "input", compact, right=True, whole=True),
     Column("outputTokens", "output", compact, right=True, whole=True),
     Column("cacheReadTokens", "cached", compact, right=True, whole=True),
-    Column("cacheWriteTokens", "written", compact, right=True, whole=True),
+    Column("cacheWriteTokens", "wrote", compact, right=True, whole=True),
     Column("costUsd", "cost $", brief_dollars, right=True, whole=True),
-    Column("unpriced", "no cost", compact, right=True, whole=True),
+    Column("unpriced", brief=_brief_unpriced),
 )
 
 
@@ -97,7 +103,7 @@ async def _read(store: Store, query: UsageQuery) -> tuple[list[UsageLine], Mappi
 def _group_columns(by: Sequence[str]) -> tuple[Column, ...]:
     found: list[Column] = []
     for name in by:
-        found.append(Column(name, name))
+        found.append(Column(name, name, whole=name == "day"))
         if name == "caller":
             found.append(Column("callerLabel"))
     return tuple(found)
@@ -144,14 +150,13 @@ def _say_csv(rows: Sequence[Row], columns: Sequence[Column]) -> None:
 
 def _say_total(total: Row) -> None:
     """Below a table; beside the rows of a pipe, so that those stay rows."""
-    line = (
+    speak = say if sys.stdout.isatty() else note
+    speak(
         f"total: {total['exchanges']} exchanges, {total['failed']} failed; "
-        f"tokens {compact(total['inputTokens'])} in, {compact(total['outputTokens'])} out, "
-        f"{compact(total['cacheReadTokens'])} cached, "
-        f"{compact(total['cacheWriteTokens'])} written; "
         f"${total['costUsd']}, {total['unpriced']} of unknown cost"
     )
-    if sys.stdout.isatty():
-        say(line)
-    else:
-        note(line)
+    speak(
+        f"tokens: {compact(total['inputTokens'])} input, {compact(total['outputTokens'])} output, "
+        f"{compact(total['cacheReadTokens'])} from cache, "
+        f"{compact(total['cacheWriteTokens'])} to cache"
+    )
