@@ -218,6 +218,8 @@ class Application:
 
     def _drain(self) -> None:
         """No new exchanges; the running ones may finish."""
+        if self.admission.is_draining:
+            return
         self.readiness.is_ready = False
         self.admission.is_draining = True
         self.logs.logger.info("draining", running=self.admission.running)

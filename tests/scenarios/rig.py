@@ -90,7 +90,7 @@ class GatewayProcess:
     Args:
         folder: for config, store, journal and log.
         config: without host, port, store.
-        keys: by provider.
+        keys: by provider; None leaves the making of the store to the program.
     """
 
     def __init__(
@@ -102,9 +102,11 @@ class GatewayProcess:
         self.config_path = folder / "config.json"
         self.database = folder / "keymux.db"
         self.log_path = folder / "log.jsonl"
+        self.said_path = folder / "said.txt"
         self.process: subprocess.Popen[bytes] | None = None
         self.configure(config)
-        asyncio.run(self._seed(keys or {}))
+        if keys is not None:
+            asyncio.run(self._seed(keys))
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Write the config file."""
@@ -139,11 +141,17 @@ class GatewayProcess:
     # -- life ----------------------------------------------------------------------------------
     def start(self) -> Self:
         """Start the program and wait until it takes requests."""
-        with self.log_path.open("ab") as log:
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the program."""
+        with self.log_path.open("ab") as log, self.said_path.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "keymux", "serve", "--config", str(self.config_path)],
                 cwd=self.folder,
-                stdout=subprocess.DEVNULL,
+                stdout=said,
                 stderr=log,
                 start_new_session=True,
                 env={
@@ -152,8 +160,7 @@ class GatewayProcess:
                     "ALL_PROXY": "socks5://127.0.0.1:9",
                 },
             )
-        self.wait_until_ready()
-        return self
+        return self.process
 
     def wait_until_ready(self) -> None:
         """Return when the program takes requests; fail with its log if it does not."""
@@ -245,6 +252,10 @@ class GatewayProcess:
     def audit(self) -> list[AuditRow]:
         """Everything that was changed, oldest first."""
         return self._ask(lambda store: store.audit.since(0, 1_000_000))
+
+    def said(self) -> str:
+        """What the program printed since its last start."""
+        return self.said_path.read_text()
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of the log."""

@@ -125,6 +125,7 @@ class SandboxChild:
         self.process = subprocess.Popen(  # noqa: S603 -- our own program
             [sys.executable, "-u", "-m", "keymux.sandbox.program", *self._address],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for this process; it ends the child itself
             stdout=subprocess.PIPE,
             text=True,
         )
