@@ -7,21 +7,26 @@ import typer
 from keymux.cli import options
 from keymux.cli.moments import moment
 from keymux.cli.place import Place
-from keymux.cli.tables import Column, Row, listing
+from keymux.cli.tables import Column, Row, listing, plain
 from keymux.core.records import AuditRow
 
 app = options.command()
 
+
+def _to_the_minute(value: object) -> str:
+    return plain(value)[:16].replace("T", " ")
+
+
 _COLUMNS = (
     Column("seq", "no.", right=True, whole=True),
-    Column("at", "when (UTC)", whole=True),
+    Column("at", "when (UTC)", _to_the_minute, whole=True),
     Column("actor"),
     Column("action", "what", whole=True),
     Column("provider"),
-    Column("subject", "of what"),
-    Column("before", "before"),
-    Column("after", "after"),
-    Column("reason", "why"),
+    Column("subject", "of what, and why"),
+    Column("reason"),
+    Column("before", "before, after"),
+    Column("after"),
 )
 
 
@@ -48,7 +53,7 @@ def _row(row: AuditRow) -> Row:
         "action": row.action,
         "provider": row.provider,
         "subject": row.subject,
+        "reason": row.reason,
         "before": row.before,
         "after": row.after,
-        "reason": row.reason,
     }

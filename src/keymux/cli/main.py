@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "usage": "Add up tokens and cost from the ledger.",
         "explain": "Say where a model goes, or what became of a request.",
         "audit": "Show who changed what, newest first.",
+        "sandbox": "Run a scripted upstream, to try things without an account.",
     }
 )
 """What there is, in the order of the overview, each with its first sentence."""

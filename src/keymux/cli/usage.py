@@ -24,7 +24,7 @@ _GROUPS = ("day", "model", "provider", "key", "caller")
 
 
 def _brief_unpriced(value: object) -> str:
-    return f"+{value} ?" if value else ""
+    return f"{value} unknown" if value else ""
 
 
 _FIGURES = (
@@ -34,7 +34,7 @@ _FIGURES = (
     Column("outputTokens", "output", compact, right=True, whole=True),
     Column("cacheReadTokens", "cached", compact, right=True, whole=True),
     Column("cacheWriteTokens", "wrote", compact, right=True, whole=True),
-    Column("costUsd", "cost $", brief_dollars, right=True, whole=True),
+    Column("costUsd", "cost $", brief_dollars, right=True),
     Column("unpriced", brief=_brief_unpriced),
 )
 
