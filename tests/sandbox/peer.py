@@ -124,7 +124,9 @@ class Peer:
 
 
 def _heard(got: bytes, ending: str) -> Heard:
-    head, _, wire = got.partition(b"\r\n\r\n")
+    head, end, wire = got.partition(b"\r\n\r\n")
+    if not end:
+        return Heard(0, {}, got, ending)
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines if ": " in line)
     status = int(first.split(" ")[1]) if first.startswith("HTTP/1.1 ") else 0

@@ -116,7 +116,9 @@ def test_a_child_ends_with_its_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with Peer(parent.stdout.readline().strip()) as peer:
+        peer.ask(CHAT, body_for(CHAT))
+        answered = peer.hear().is_whole
         parent.kill()
         parent.communicate()
 
-        assert peer.ending() == "fin"
+        assert (answered, peer.ending()) == (True, "fin")

@@ -83,3 +83,10 @@ def test_only_required_fields_are_given() -> None:
 def test_strings_carry_the_marker() -> None:
     """A mixed-up tool call can be told from the right one."""
     assert arguments_for(_object(a={"type": "string"}), "marker:x") == {"a": "marker:x"}
+
+
+def test_a_schema_without_end_is_given_up() -> None:
+    """No value can satisfy it, and none is sought for ever."""
+    schema = _object(next={"$ref": "#"})
+
+    assert set(arguments_for(schema)) == {"next"}

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from keymux.cli.sandbox import sandbox
+from keymux.sandbox import Sandbox
 from keymux.sandbox.behaviours import BY_NAME
-from keymux.sandbox.program import LISTENS
+from keymux.sandbox.program import LISTENS, run
 from tests.sandbox.peer import CHAT, Peer, ask, body_for
 
 PROGRAM = (
@@ -46,6 +48,23 @@ def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
 
         assert (status, peer.ending()) == (200, "fin")
         assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("with_parent", [True, False])
+def test_a_signal_ends_it_here_too(*, with_parent: bool) -> None:
+    """The sandbox is open while it says what it serves, and closed afterwards."""
+    said: list[str] = []
+    sandbox = Sandbox()
+
+    def say(text: str) -> None:
+        said.append(text)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    run(sandbox, say, with_parent=with_parent)
+
+    assert said[0].startswith(LISTENS + sandbox.url() + "\n")
+    with pytest.raises(ConnectionRefusedError):
+        Peer(sandbox.url())
 
 
 def test_it_says_what_it_serves() -> None:

@@ -104,6 +104,11 @@ def test_the_last_words_of_the_user_count() -> None:
     assert prompt.text == "second"
 
 
+def test_there_may_be_no_words_of_a_user() -> None:
+    """Then the text is empty."""
+    assert _read(OPENAI, {"role": "assistant", "content": "hi"}).text == ""
+
+
 @pytest.mark.parametrize(
     ("wire_format", "fields", "expected"),
     [
