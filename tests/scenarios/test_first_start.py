@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_empty_pools_are_pointed_out(tmp_path: Path) -> None:
 
 def _program() -> str:
     """The installed ``keymux``."""
-    return str(Path(os.sys.executable).parent / "keymux")
+    return str(Path(sys.executable).parent / "keymux")
 
 
 def _is_open(port: int) -> bool:

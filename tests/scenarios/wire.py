@@ -85,7 +85,9 @@ class Connection:
     async def ask(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, method: str = "POST"
     ) -> None:
-        """Send a request."""
+        """Send a request; one after the other is fine."""
+        if self._parser.our_state is h11.DONE:
+            self._parser.start_next_cycle()
         request = h11.Request(method=method, target=path, headers=[("Host", "gateway")])
         self._parser.send(request)
         self._parser.send(h11.EndOfMessage())
