@@ -67,14 +67,15 @@ def cli_page() -> str:
     """Every command's help text."""
     parts = [CLI_INTRODUCTION]
     for name, command in program().commands.items():
-        assert isinstance(command, Deferred)  # noqa: S101 -- for the type checker
-        for path, text in _helps(f"keymux {name}", command.real()):
+        for path, text in _helps(f"keymux {name}", command):
             level = "#" * path.count(" ") + "#"
             parts.append(f"{level} {path}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 
 def _helps(path: str, command: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 -- typer's own type
+    if isinstance(command, Deferred):
+        command = command.real()
     context = typer.Context(command, info_name=path, terminal_width=WIDTH)
     lines = command.get_help(context).splitlines()
     yield path, "\n".join(line.rstrip() for line in lines)

@@ -88,7 +88,9 @@ class Program:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of the program: nothing is inherited that could change its answers."""
+        measuring = {name: value for name, value in os.environ.items() if name[:9] == "COVERAGE_"}
         return {
+            **measuring,
             "PATH": os.environ["PATH"],
             "KEYMUX_CONFIG": str(self.config),
             "LANG": "C.UTF-8",

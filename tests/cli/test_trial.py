@@ -257,6 +257,22 @@ def test_no_more_than_a_few_are_tested_at_a_time(keymux: Program) -> None:
     assert running.gathered == 0
 
 
+def test_an_interrupt_ends_the_test_at_once(keymux: Program) -> None:
+    """Ctrl-C while a provider is silent ends with 130 and without a traceback."""
+    keymux.add_keys(key(GOOD))
+    with upstream({GOOD: Reply(waits=True)}) as running:
+        point_at(keymux, running.url)
+        process = keymux.terminal("keys", "test", "alpha")
+        process.expect("testing")
+        running.asked.wait(10)
+        process.sendintr()
+        seen = process.read()
+        process.close()
+
+    assert process.exitstatus == 130
+    assert "Traceback" not in seen
+
+
 def test_programs_read_verdicts_as_json(keymux: Program) -> None:
     """--json has a row for each key."""
     keymux.add_keys(key(GOOD))

@@ -41,12 +41,15 @@ class Upstream:
     Attributes:
         url: where it is.
         requests: what came in: path and headers.
+        asked: set once there was one.
+        closing: set when the upstream is about to end.
         at_once: when set, answers are held until so many requests are there.
     """
 
     def __init__(self, replies: Mapping[str, Reply]) -> None:
         self.replies = replies
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.asked = Event()
         self.closing = Event()
         self.at_once: Barrier | None = None
         self.gathered = 0
@@ -56,6 +59,7 @@ class Upstream:
     def reply_to(self, path: str, headers: dict[str, str]) -> Reply:
         """Note a request and find its answer."""
         self.requests.append((path, headers))
+        self.asked.set()
         if self.at_once is not None:
             try:
                 self.at_once.wait(timeout=0.5)

@@ -8,7 +8,7 @@ import typer
 from msgspec import Struct
 
 from keymux.cli import standing
-from keymux.cli.picking import candidate, pick
+from keymux.cli.picking import candidate, pick_keys
 from keymux.cli.place import Place
 from keymux.cli.saying import MISUSED, fail, note, say, say_json
 from keymux.core.health import AFTER, Event, Status
@@ -67,8 +67,7 @@ async def _change(
     store: Store, actor: str, provider: str, ids: Sequence[str], event: Event, reason: str
 ) -> list[Changed]:
     records = {record.id: record for record in await store.keys.load(provider)}
-    command = f"keymux keys list {provider}"
-    chosen = pick(ids, list(records.values()), what="key", of=provider, command=command)
+    chosen = pick_keys(ids, list(records.values()), provider)
     objections = [words for key_id in chosen if (words := objection(records[key_id], event))]
     if objections:
         fail(*objections, "nothing was changed")

@@ -11,11 +11,10 @@ from keymux.cli.changing import change_keys, sure
 from keymux.cli.handover import handed_over
 from keymux.cli.importing import Wish, check_words, import_keys
 from keymux.cli.moments import ago, left, moment, now_ms
-from keymux.cli.picking import pick
+from keymux.cli.picking import pick_keys
 from keymux.cli.place import Place
 from keymux.cli.saying import say, say_json
 from keymux.cli.tables import Column, Row, compact, listing
-from keymux.cli.trial import try_keys
 from keymux.core.health import Event, Status
 from keymux.core.records import KeyRecord
 from keymux.core.secrets import shown
@@ -113,34 +112,6 @@ def _row(record: KeyRecord) -> Row:
     }
 
 
-@app.command("test", epilog="Example: keymux keys test openhands key_3f2a")
-def ask_provider(
-    provider: options.Provider,
-    ids: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ID", help="Which ones; without any, all that may get traffic now."),
-    ] = None,
-    *,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for one answer.", min=0.1, max=600)
-    ] = 15.0,
-    config: options.Config = options.DEFAULT_CONFIG,
-    as_json: options.Json = False,
-) -> None:
-    """Ask whether the provider accepts its keys; free of charge.
-
-    Nothing is changed. Ends with 1 unless all keys are accepted. A key that is quarantined,
-    disabled, replaced or in a cooldown is left alone unless it is named.
-    """
-    place = Place(config)
-    place.provider(provider)
-    records = place.use(lambda store: store.keys.load(provider))
-    if ids:
-        chosen = set(_picked(provider, ids, records))
-        records = [record for record in records if record.id in chosen]
-    try_keys(place.settings, provider, records, named=bool(ids), timeout=timeout, as_json=as_json)
-
-
 @app.command("disable", epilog="Example: keymux keys disable openhands key_3f2a --reason rotating")
 def disable(
     provider: options.Provider,
@@ -222,7 +193,7 @@ def remove(
     place = Place(config)
     place.provider(provider)
     records = place.use(lambda store: store.keys.load(provider))
-    chosen = _picked(provider, ids, records)
+    chosen = pick_keys(ids, records, provider)
     sure([record for record in records if record.id in chosen], yes=yes)
 
     async def work(store: Store) -> None:
@@ -234,8 +205,3 @@ def remove(
         say_json([{"id": key_id, "removed": True} for key_id in chosen])
     else:
         say("\n".join(f"{key_id}: removed" for key_id in chosen))
-
-
-def _picked(provider: str, ids: list[str], records: list[KeyRecord]) -> list[str]:
-    command = f"keymux keys list {provider}"
-    return pick(ids, records, what="key", of=provider, command=command)

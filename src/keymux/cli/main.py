@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "init-db": "Create what the store lacks; may be run again.",
         "seed": "Import the initial keys and backup keys from one file.",
         "keys": "Add, show, test and change upstream keys.",
+        "keys test": "Ask whether the provider accepts its keys; free of charge.",
         "backup-keys": "Add, show and change backup keys.",
         "providers": "Show providers, or let one be asked again.",
         "clients": "Make, show and revoke client keys.",
@@ -32,14 +33,15 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "sandbox": "Run a scripted upstream, to try things without an account.",
     }
 )
-"""What there is, in the order of the overview, each with its first sentence."""
+"""What there is, each with its first sentence; in the order of the overview."""
 
 
 class Deferred(TyperCommand):
     """Stands in for a command until it is called."""
 
-    def __init__(self, name: str, says: str) -> None:
-        super().__init__(name, help=says, rich_markup_mode=None)
+    def __init__(self, path: str, says: str) -> None:
+        super().__init__(path.rsplit(maxsplit=1)[-1], help=says, rich_markup_mode=None)
+        self._path = path
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 -- handed on as it is
         """The context of the real command."""
@@ -47,13 +49,23 @@ class Deferred(TyperCommand):
 
     def real(self) -> Any:  # noqa: ANN401 -- typer does not export the type of its commands
         """The command itself: the module's ``app``, or its function of that name."""
-        name = str(self.name).replace("-", "_")
+        name = self._path.replace(" ", "_").replace("-", "_")
         module = importlib.import_module(f"keymux.cli.{name}")
         app = getattr(module, "app", None)
         if not isinstance(app, typer.Typer):
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
             app.command(self.name)(getattr(module, name))
-        return typer.main.get_command(app)
+        command = typer.main.get_command(app)
+        if isinstance(command, TyperGroup):
+            _defer(command, f"{self._path} ")
+        return command
+
+
+def _defer(group: TyperGroup, path: str) -> None:
+    """Add the commands that stand right below a path."""
+    for name, says in COMMANDS.items():
+        if name.startswith(path) and " " not in name.removeprefix(path):
+            group.add_command(Deferred(name, says))
 
 
 root = typer.Typer(
@@ -72,8 +84,7 @@ def program() -> TyperGroup:
     """The whole command line."""
     group = typer.main.get_command(root)
     assert isinstance(group, TyperGroup)  # noqa: S101 -- for the type checker
-    for name, says in COMMANDS.items():
-        group.add_command(Deferred(name, says))
+    _defer(group, "")
     return group
 
 

@@ -76,6 +76,12 @@ def pick(
     return list(found)
 
 
+def pick_keys(wanted: Sequence[str], records: Sequence[KeyRecord], provider: str) -> list[str]:
+    """The ids of a provider's upstream keys that are meant; as `pick`."""
+    command = f"keymux keys list {provider}"
+    return pick(wanted, records, what="key", command=command, of=provider)
+
+
 def matching(words: str, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that some words fit: an id decides, then beginnings and ends count alike."""
     exact = [one for one in candidates if one.id == words]

@@ -8,6 +8,7 @@ import typer
 
 FAILED = 1
 MISUSED = 2
+INTERRUPTED = 130
 
 # Control characters, and those that hide or turn around what follows: an upstream's words and an
 # operator's labels must not be able to write on the terminal.

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
-import typer
 from msgspec import Struct
 
 from keymux.cli import standing
 from keymux.cli.moments import now_ms
 from keymux.cli.progress import progress
-from keymux.cli.saying import FAILED, note
+from keymux.cli.saying import note
 from keymux.cli.tables import Column, listing
 from keymux.core.faults import (
     FirstEventLate,
@@ -33,6 +32,7 @@ from keymux.upstream.asking import Ask, Service, Upstreams
 from keymux.upstream.request import USER_AGENT, UpstreamRequest
 from keymux.upstream.transport import Transport
 
+_ACCEPTED = "accepted"
 _AT_ONCE = 8
 _MOST_BYTES = 4 * 2**20
 _ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
@@ -143,7 +143,7 @@ class Trial:
             return Verdict(Unintelligible.code, "200, but no JSON: is base_url right?")
         models = found.get("data") if isinstance(found, dict) else None
         counted = f"{len(models)} models" if isinstance(models, list) else "200"
-        return Verdict("accepted", counted)
+        return Verdict(_ACCEPTED, counted)
 
     def _refused(self, fault: UpstreamFault, secret: str) -> Verdict:
         said = re.sub(re.escape(secret), "***", fault.reason, flags=re.IGNORECASE)
@@ -173,8 +173,8 @@ def try_keys(
     named: bool,
     timeout: float,
     as_json: bool,
-) -> None:
-    """Test keys and say what was found; ends with 1 unless all of them are accepted.
+) -> bool:
+    """Test keys and say what was found; True when all of them are accepted.
 
     Args:
         settings: with the provider.
@@ -204,11 +204,10 @@ def try_keys(
     ]
     listing(rows, _COLUMNS, as_json=as_json, nothing="no key was tested")
     _hint(provider, chosen, verdicts)
-    if any(verdict.verdict != "accepted" for verdict in verdicts):
-        raise typer.Exit(FAILED)
+    return all(verdict.verdict == _ACCEPTED for verdict in verdicts)
 
 
 def _hint(provider: str, records: Sequence[KeyRecord], verdicts: Sequence[Verdict]) -> None:
     for record, verdict in zip(records, verdicts, strict=True):
-        if verdict.verdict == "accepted" and record.state.status is Status.QUARANTINED:
+        if verdict.verdict == _ACCEPTED and record.state.status is Status.QUARANTINED:
             note(f"{record.id} is quarantined but accepted: `keymux keys restore {provider} ...`")
