@@ -68,10 +68,14 @@ class Heard(Struct, frozen=True):
 class Peer:
     """One connection to a sandbox."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, window: int = 0) -> None:
         parts = urlsplit(url)
         self.path = parts.path
-        self.wire = socket.create_connection((parts.hostname, parts.port or 80), timeout=5)
+        self.wire = socket.socket()
+        self.wire.settimeout(5)
+        if window:
+            self.wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.wire.connect((parts.hostname, parts.port))
         if tls:
             self.wire = tls.wrap_socket(self.wire, server_hostname=parts.hostname)
 

@@ -82,6 +82,19 @@ def test_a_plain_answer_is_one_write() -> None:
     ]
 
 
+def test_a_plain_answer_may_have_an_early_head() -> None:
+    """The body follows after the wait, in a write of its own."""
+    answer = Answer(200, (), (b"{}",))
+
+    assert list(
+        deliver(answer, Pace(0.5, 0.0, early_head=True), Framing.LENGTH, closing=False)
+    ) == [
+        Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", status=200),
+        Pause(0.5),
+        Send(body=b"{}"),
+    ]
+
+
 @given(PIECES, FRAMINGS, st.integers(min_value=0, max_value=300))
 def test_a_cut_keeps_what_comes_before_it(
     pieces: tuple[bytes, ...], framing: Framing, after: int

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -11,7 +12,7 @@ import pytest
 from keymux.sandbox import Sandbox
 from keymux.sandbox.apart import SandboxChild, SandboxThread
 from keymux.sandbox.asked import Endpoint
-from keymux.sandbox.behaviours import Ok, Raw, Silent, Throttled
+from keymux.sandbox.behaviours import Ok, Raw, Silent, Slow, Throttled
 from tests.sandbox.peer import CHAT, KEY, Peer, ask, body_for
 
 Apart = SandboxThread | SandboxChild
@@ -65,6 +66,17 @@ def test_it_can_be_waited_for(apart: Apart) -> None:
     apart.until(lambda: apart.seen[0].peer_left_at is not None)
 
     assert (apart.connections, apart.accepted) == (0, 1)
+
+
+def test_waiting_ends_with_the_change(apart: Apart) -> None:
+    """And not only with the time."""
+    begin = time.monotonic()
+    apart.behave(KEY, Slow(first_s=0.3))
+    with Peer(apart.url()) as peer:
+        peer.ask(CHAT, body_for(CHAT))
+        apart.until(lambda: bool(apart.seen) and apart.seen[0].is_finished, within_s=9.0)
+
+    assert 0.3 < time.monotonic() - begin < 4.0
 
 
 def test_waiting_ends_with_the_time(apart: Apart) -> None:

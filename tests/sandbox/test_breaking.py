@@ -256,6 +256,18 @@ def test_extra_bytes(sandbox: SandboxThread, late_s: float, *, stream: bool) -> 
     assert b"marker:stray" not in sandbox.seen[0].sent
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_extra_bytes_may_be_late(sandbox: SandboxThread, *, stream: bool) -> None:
+    """The first answer is whole by then and the connection seems idle."""
+    sandbox.behave(KEY, ExtraBytes(late_s=30.0))
+    with Peer(sandbox.url()) as peer:
+        peer.ask(CHAT, body_for(CHAT, stream=stream))
+        first, second = peer.hear(), peer.hear(QUIET_S)
+
+    assert first.is_whole
+    assert (second.wire, second.ending) == (b"", "open")
+
+
 @pytest.mark.parametrize(
     ("behaviour", "ending"),
     [
@@ -277,10 +289,10 @@ def test_raw_bytes(sandbox: SandboxThread, behaviour: Raw, ending: str) -> None:
 
 
 def test_a_reset_waits_for_what_was_written(sandbox: SandboxThread) -> None:
-    """All bytes before it arrive, even when the peer reads late and there are many."""
-    size = 8_000_000
+    """All bytes before it arrive, even when the kernel has to keep most of them for a while."""
+    size = 200_000
     sandbox.behave(KEY, Raw(b"x" * size, "reset"))
-    with Peer(sandbox.url()) as peer:
+    with Peer(sandbox.url(), window=4_096) as peer:
         peer.ask(CHAT, body_for(CHAT))
         sandbox.until(lambda: bool(sandbox.seen and sandbox.seen[0].sent))
         got = 0

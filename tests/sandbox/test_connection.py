@@ -134,6 +134,18 @@ def test_a_peer_that_leaves_is_noticed_at_once(sandbox: SandboxThread, how: str)
     assert not seen.is_finished
 
 
+def test_a_peer_that_stops_talking_has_left(sandbox: SandboxThread) -> None:
+    """Nobody waits for it to read what is on its way."""
+    sandbox.behave(KEY, HugeEvent(64_000_000))
+    with Peer(sandbox.url()) as peer:
+        peer.ask(CHAT, body_for(CHAT))
+        peer.hear(most=1)
+        peer.wire.shutdown(socket.SHUT_WR)
+        sandbox.until(lambda: sandbox.connections == 0)
+
+        assert sandbox.seen[0].peer_left_at is not None
+
+
 def test_a_peer_that_leaves_ends_the_stream(sandbox: SandboxThread) -> None:
     """No more is sent than what was sent by then."""
     sandbox.behave(KEY, Slow(0.0, 30.0))

@@ -66,8 +66,9 @@ def test_why_it_ends(fields: dict[str, Any], stop: Stop, sequence: str) -> None:
 
 
 def test_what_follows_a_stop_text_is_not_said() -> None:
-    """The stop text itself is left out as well."""
+    """The stop text itself is left out as well; the first one that comes counts."""
     assert "".join(_content(stop=" sandbox,").text) == "This is the"
+    assert "".join(_content(stop=[" the", " is"]).text) == "This"
 
 
 def test_a_tool_call_ends_the_turn() -> None:
@@ -103,6 +104,15 @@ def test_words_and_thoughts_are_counted() -> None:
     assert (usage.output, usage.reasoning) == (20, 10)
     assert len("".join(content.thinking).split()) == 10
     assert content.signature
+
+
+def test_a_call_is_whole_whatever_was_allowed() -> None:
+    """But no more output is counted than that."""
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": {}}}]
+    content = _content("hi", tools=tools, tool_choice="required", max_tokens=1)
+    assert content.usage is not None
+
+    assert (content.calls[0].arguments, content.usage.output) == (b"{}", 1)
 
 
 def test_without_cache_marks_nothing_is_cached() -> None:

@@ -54,10 +54,10 @@ class _Example:
     def _resolved(self, schema: Mapping[str, object]) -> Mapping[str, object]:
         for _ in range(_DEEPEST):
             path = loose.text(schema.get("$ref"))
-            if not path.startswith("#/"):
+            if not path.startswith("#"):
                 break
             schema = self._root
-            for step in path[2:].split("/"):
+            for step in path.split("/")[1:]:
                 schema = loose.mapping(schema.get(step))
         return schema
 

@@ -11,7 +11,7 @@ from keymux.core.vocabulary import WireFormat, Word
 DIALECT_NAMES = ("openhands", "ohmygpt")
 DEFAULT_DIALECT = "openhands"
 _PATH = re.compile(
-    r"(?:/(?P<dialect>openhands|ohmygpt)(?=/))?(?:/.*)?/v1/"
+    r"(?:/(?P<dialect>openhands|ohmygpt))?(?:/.*)?/v1/"
     r"(?:(?P<chat>chat/completions)|(?P<count>messages/count_tokens)|(?P<messages>messages)"
     r"|(?P<list>models)|models/(?P<model>.+))"
 )
