@@ -107,7 +107,7 @@ class Application:
 
     def _parts(self) -> Parts:
         retry = self.settings.retry
-        leasing = Leasing(
+        self._leasing = Leasing(
             self.pools,
             self._effects,
             clock=time.monotonic,
@@ -122,7 +122,7 @@ class Application:
             watch=self.watch,
             ledger=Ledger(self.book, wall_ms, self.metrics.turned_away),
             admission=self.admission,
-            dispatcher=Dispatcher(leasing, self._upstreams, self._luck),
+            dispatcher=Dispatcher(self._leasing, self._upstreams, self._luck),
             report=self._report,
         )
 
@@ -328,6 +328,8 @@ class Application:
         return Gauges(
             ready=self.readiness.is_ready,
             running=self.admission.running,
+            leases=self._leasing.lent,
+            tasks=len(asyncio.all_tasks()),
             outbox=self.book.depth,
             dropped_log_lines=self._sink.dropped,
             keys=keys,

@@ -9,6 +9,8 @@ from keymux.telemetry.metrics import Gauges, Metrics
 GAUGES = Gauges(
     ready=True,
     running=3,
+    leases=2,
+    tasks=11,
     outbox=5,
     dropped_log_lines=1,
     keys={("acme", "healthy"): 2},
@@ -119,6 +121,8 @@ def test_the_present_is_asked_for_when_somebody_looks() -> None:
 
     assert page.value("ready") == 1
     assert page.value("active_exchanges") == 3
+    assert page.value("leases") == 2
+    assert page.value("tasks") == 11
     assert page.value("usage_outbox_depth") == 5
     assert page.value("log_lines_dropped_total") == 1
     assert page.value("keys", provider="acme", state="healthy") == 2

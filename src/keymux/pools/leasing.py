@@ -26,6 +26,9 @@ class Leasing:
         queue_s: longest wait for a key.
         queue_length: exchanges waiting for one provider at most.
         waited: told how long an exchange waited, in seconds.
+
+    Attributes:
+        lent: leases that were not given back yet.
     """
 
     def __init__(  # noqa: PLR0913 -- the composition root names each
@@ -47,6 +50,7 @@ class Leasing:
         self._queue_length = queue_length
         self._waited = waited
         self._waiting: dict[str, int] = {}
+        self.lent = 0
 
     def lease(self, steps: Sequence[Step], turn: Turn) -> Lease | None:
         """A lease on the first step that can be made at once and has a ready key.
@@ -63,6 +67,7 @@ class Leasing:
             lease = pool.take(step, now)
             if lease is not None:
                 pool.budget.note(now, turn)
+                self.lent += 1
                 return lease
         return None
 
@@ -102,6 +107,7 @@ class Leasing:
 
         A client that leaves, or a task that is cancelled, says nothing about the key.
         """
+        self.lent -= 1
         if isinstance(error, UpstreamFault):
             self._effects.failed(lease, error)
         lease.pool.give_back(lease)
@@ -118,6 +124,7 @@ class Leasing:
             lease = pool.take(step, self._clock())
             if lease is not None:
                 pool.budget.note(now, turn)
+                self.lent += 1
                 return lease
         return None
 

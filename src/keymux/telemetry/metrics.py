@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -37,7 +37,8 @@ class Gauges(Struct, frozen=True):
     Attributes:
         ready: whether it takes requests.
         running: exchanges in flight.
-        streams: of them, streams.
+        leases: on upstream keys.
+        tasks: of the event loop.
         outbox: entries the store does not have yet.
         dropped_log_lines: since the start.
         keys: provider and state → how many.
@@ -47,6 +48,8 @@ class Gauges(Struct, frozen=True):
 
     ready: bool
     running: int
+    leases: int
+    tasks: int
     outbox: int
     dropped_log_lines: int
     keys: Mapping[Labels, int]
@@ -101,6 +104,7 @@ class Metrics(Collector):
         self._queue = _Histogram(_FINE_SECONDS)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     # -- what is told --------------------------------------------------------------------------
     def exchanges(self, rows: Iterable[ExchangeRow]) -> None:
@@ -215,6 +219,8 @@ class Metrics(Collector):
         yield _gauge("keymux_build_info", "Version.", ("version",), {(__version__,): 1})
         yield _gauge("keymux_ready", "1 when requests are taken.", (), {(): int(now.ready)})
         yield _gauge("keymux_active_exchanges", "In flight.", (), {(): now.running})
+        yield _gauge("keymux_leases", "Leases on upstream keys.", (), {(): now.leases})
+        yield _gauge("keymux_tasks", "Tasks of the event loop.", (), {(): now.tasks})
         yield _gauge(
             "keymux_usage_outbox_depth",
             "Entries the store does not have yet.",
