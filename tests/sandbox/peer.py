@@ -75,7 +75,11 @@ class Peer:
         self.wire.settimeout(5)
         if window:
             self.wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-        self.wire.connect((parts.hostname, parts.port))
+        try:
+            self.wire.connect((parts.hostname, parts.port))
+        except OSError:
+            self.wire.close()
+            raise
         if tls:
             self.wire = tls.wrap_socket(self.wire, server_hostname=parts.hostname)
 
