@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from keymux.core.retrying import Step
 from keymux.pools.alarms import Alarms
+from keymux.pools.gate import Gate
 from keymux.pools.members import Group, UpstreamKey
 
 Lane = deque[UpstreamKey]
@@ -85,7 +86,7 @@ class Lanes:
         shared = key.group.models.get(model)
         if not self._is_kept(key, model, now) and shared is not None:
             key.group.waiting.setdefault(model, OrderedDict())[key] = None
-            self._alarms.set(shared, key.group, model)
+            self._set_alarm(shared, key.group, model, now)
             return 0
         other = _first_waiting(key.group, model)
         if other is None:
@@ -99,9 +100,13 @@ class Lanes:
         kept = key.is_out
         for gate, about in ((key.gate, ""), (key.models.get(model), model)):
             if gate is not None and not gate.is_open(now):
-                self._alarms.set(gate, key, about)
+                self._set_alarm(gate, key, about, now)
                 kept = True
         return kept
+
+    def _set_alarm(self, gate: Gate, holder: UpstreamKey | Group, model: str, now: float) -> None:
+        if not gate.condition.is_due(now):  # else a lease keeps it, whose end brings back the key
+            self._alarms.set(gate, holder, model)
 
     # -- bringing back -----------------------------------------------------------------------
     def bring_back(self, key: UpstreamKey) -> None:

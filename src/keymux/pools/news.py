@@ -44,10 +44,10 @@ class News:
             self.provider = self._said(action, self.provider)
         elif kind == "key":
             self.keys[row.subject] = self._said(action, self.keys.get(row.subject))
-        elif action == "promote":
+        elif row.action == "backup.promote":
             for key_id in (row.before, row.subject):
                 self.keys[key_id] = self._said("add", self.keys.get(key_id))
-        elif action in {"add", "restore"}:
+        elif row.action in {"backup.add", "backup.restore"}:
             self.has_spares = True
 
     @staticmethod

@@ -124,6 +124,7 @@ class Pool:
         if home is None:
             home = self.groups[name] = Group(name)
         key = home.keys[key_id] = self.keys[key_id] = UpstreamKey(key_id, secret, home, label)
+        self.recount()
         self.wake(key)
         return key
 

@@ -8,7 +8,6 @@ compaction and advisor turns, so the bill is the sum over the iterations. A stre
 """
 
 import re
-from http import HTTPStatus
 from types import MappingProxyType
 
 import msgspec
@@ -247,10 +246,7 @@ class AnthropicMeter:
 
 
 def _error(fault: Fault, request_id: str) -> bytes:
-    kind = _TYPES.get(fault.status)
-    if kind is None:
-        theirs = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        kind = "api_error" if theirs else "invalid_request_error"
+    kind = _TYPES.get(fault.status, "invalid_request_error")
     return msgspec.json.encode(
         {
             "type": "error",

@@ -128,6 +128,9 @@ def bad_request(error: Exception) -> BadRequest:
         return BadRequest(problem=f"{field or 'body'}: {what}.")
     if isinstance(error, RecursionError):
         return BadRequest(problem="body: the JSON is nested too deeply.")
+    if "truncated" in str(error):
+        what = "it ends too early, or a string in it holds half a surrogate pair"
+        return BadRequest(problem=f"The request body is not valid JSON: {what}.")
     return BadRequest(problem=f"The request body is not valid JSON: {error}.")
 
 
