@@ -37,6 +37,7 @@ class Clock:
         self.now = now
 
     def __call__(self) -> float:
+        """The time."""
         return self.now
 
     def pass_s(self, seconds: float) -> None:
@@ -149,12 +150,11 @@ class World:
 
     def ready(self, model: str = MODEL) -> set[str]:
         """The keys that a single request could get now, one at a time."""
-        found = {
+        return {
             key
             for key in self.pool.keys
             if self.pool.could_take(step(model, only_key=key), self.clock())
         }
-        return found
 
     async def wait(
         self, steps: Sequence[Step] | None = None, turn: Turn = Turn.FIRST, left_s: float = 600.0

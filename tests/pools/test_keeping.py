@@ -18,6 +18,7 @@ from keymux.core.faults import (
 )
 from keymux.core.health import Event, Status
 from keymux.core.records import BackupKeyRecord, KeyRecord, ProviderState, Transition
+from keymux.pools.effects import Change
 from keymux.pools.keeping import Keeper
 from keymux.pools.persistence import Clocks
 from keymux.stores.port import Batch
@@ -65,7 +66,7 @@ class Gateway:
     def __init__(self, store: SqliteStore, actor: str = "host:1") -> None:
         self.clock = Clock()
         self.clocks = Clocks(self.clock, lambda: WALL + round((self.clock() - 1000.0) * 1000))
-        self.world = World(clock=self.clock, tell=lambda change: self.keeper.changed(change))
+        self.world = World(clock=self.clock, tell=self._changed)
         self.store = store
         self.door = Door(store, actor)
         self.noted: list[Transition] = []
@@ -79,6 +80,9 @@ class Gateway:
             self._spawn,
         )
         self._seen = 0
+
+    def _changed(self, change: Change) -> None:
+        self.keeper.changed(change)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))

@@ -412,7 +412,7 @@ def test_ones_own_quarantine_is_kept() -> None:
 
 
 def test_cooldowns_of_models_add_up() -> None:
-    """Another process throttled one model, this one another: both cool, the later deadlines hold."""
+    """Another process throttled one model, this one another: the later deadlines hold."""
     process = Process().add("a")
     process.world.hit(KeyThrottled(told=50.0))
     shades = {
