@@ -63,6 +63,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.world = World()
         self.deadlines: dict[Gate, tuple[int, float]] = {}
         self.held: dict[Gate, Counter[int]] = {}
+        self.lent: set[Lease] = set()
         for key, group in GROUPS.items():
             self.world.pool.add(key, f"secret-{key}", group=group)
 
@@ -78,6 +79,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert not self._someone_is_ready(model)
             return multiple()
         self._check_lease(lease)
+        self.lent.add(lease)
         for gate, generation in lease.passed:
             self.held.setdefault(gate, Counter())[generation] += 1
         return lease
@@ -146,6 +148,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert cap is None or others < cap, "more than the probe or the ramp allows"
 
     def _forget(self, lease: Lease) -> None:
+        self.lent.remove(lease)
         for gate, generation in lease.passed:
             self.held[gate][generation] -= 1
 
@@ -171,8 +174,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(self.world.pool._alarms) <= 2 * 3 * len(GROUPS) + 64
 
     def teardown(self) -> None:
-        """At the end of all cooldowns no key is lost: each that is well gets its turn."""
+        """When all leases and cooldowns are over no key is lost: each that is well has its turn."""
         pool, clock = self.world.pool, self.world.clock
+        for lease in tuple(self.lent):
+            self.abandon(lease)
         clock.pass_s(LONGEST_COOLDOWN_S)
         for _ in range(30 * len(GROUPS)):
             lease = self.world.take()
