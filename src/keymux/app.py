@@ -20,6 +20,7 @@ from keymux.core.retrying import first_steps
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.exchange.admit import Admission
 from keymux.exchange.authenticate import Doorkeeper
+from keymux.exchange.counting import Lacking
 from keymux.exchange.dispatch import Dispatcher
 from keymux.exchange.ports import Rules
 from keymux.exchange.serve import Gateway, Parts, Terms
@@ -122,7 +123,9 @@ class Application:
             watch=self.watch,
             ledger=Ledger(self.book, wall_ms, self.metrics.turned_away),
             admission=self.admission,
-            dispatcher=Dispatcher(self._leasing, self._upstreams, self._luck),
+            dispatcher=Dispatcher(
+                self._leasing, self._upstreams, self._luck, Lacking(time.monotonic)
+            ),
             report=self._report,
         )
 

@@ -55,11 +55,13 @@ upstream_forbidden            403 nobody
 request_refused               400 client
 context_too_long              400 client
 content_refused               400 client
+operation_missing             404 nobody
 upstream_redirected           502 provider
 upstream_unintelligible       502 provider
 upstream_empty                502 provider
 upstream_truncated            502 provider
 stream_broken                 502 provider
+stream_failed                 502 provider
 stream_stalled                504 provider
 stream_not_closed             502 nobody
 """

@@ -33,11 +33,13 @@ Forbidden           | none    | other key once, other provider                | 
 RequestRefused      | none    |                                               | =                  |               | nothing
 ContextTooLong      | none    |                                               | =                  |               | nothing
 ContentRefused      | none    |                                               | =                  |               | nothing
+OperationMissing    | none    | other provider                                | =                  |               | nothing
 Redirected          | none    |                                               | =                  |               | provider away, 5 to 60 s
 Unintelligible      | unknown | other provider                                | =                  |               | provider error counted
 EmptyReply          | unknown | other key, other provider                     | =                  |               | provider error counted
 Truncated           | done    |                                               | other key, other provider |        | provider error counted
 StreamBroken        | done    |                                               | =                  |               | provider error counted
+StreamFailed        | done    |                                               | =                  |               | provider error counted
 StreamStalled       | done    |                                               | =                  |               | provider error counted
 DrainLate           | done    |                                               | =                  |               | nothing
 """  # noqa: E501 -- a table reads across

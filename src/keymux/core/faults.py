@@ -515,6 +515,15 @@ class ContentRefused(UpstreamFault):
     says = "The provider's content policy refused the request."
 
 
+class OperationMissing(UpstreamFault):
+    """The provider does not serve this operation, such as the counting of tokens."""
+
+    code = "operation_missing"
+    status = 404
+    blame = Blame.NOBODY
+    says = "The provider does not serve this operation."
+
+
 class Redirected(UpstreamFault):
     """3xx: never followed, because the key would go along."""
 
@@ -561,6 +570,15 @@ class StreamBroken(UpstreamFault):
     status = 502
     blame = Blame.PROVIDER
     says = "The provider's stream broke off: {how}."
+
+
+class StreamFailed(UpstreamFault):
+    """A stream told of an error itself, after part of it went to the client."""
+
+    code = "stream_failed"
+    status = 502
+    blame = Blame.PROVIDER
+    says = "The provider ended its stream with an error."
 
 
 class StreamStalled(UpstreamFault):

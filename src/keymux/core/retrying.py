@@ -197,6 +197,7 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
         faults.RequestRefused: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.NONE, theirs=True),
         faults.ContextTooLong: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.NONE, theirs=True),
         faults.ContentRefused: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.NONE, theirs=True),
+        faults.OperationMissing: Row(Work.NONE, (_AWAY,), (_AWAY,), _STOP, Effect.NONE),
         faults.Redirected: Row(Work.NONE, _STOP, _STOP, _STOP, Effect.PROVIDER_DOWN),
         faults.Unintelligible: Row(Work.UNKNOWN, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_ERROR),
         faults.EmptyReply: Row(
@@ -209,6 +210,7 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
         ),
         faults.Truncated: Row(Work.DONE, _STOP, (_KEY, _AWAY), _STOP, Effect.PROVIDER_ERROR),
         faults.StreamBroken: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
+        faults.StreamFailed: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
         faults.StreamStalled: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.PROVIDER_ERROR),
         faults.DrainLate: Row(Work.DONE, _STOP, _STOP, _STOP, Effect.NONE),
     }

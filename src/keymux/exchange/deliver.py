@@ -53,6 +53,7 @@ class Delivery:
 
         Raises:
             StreamBroken: the stream did not reach its end.
+            StreamFailed: it told of an error, which the client has been given.
         """
         client, exchange = self._client, self._exchange
         status = reply.answer.status

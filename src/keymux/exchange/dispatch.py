@@ -7,9 +7,17 @@ from types import TracebackType
 import msgspec
 from msgspec import Struct
 
-from keymux.core.faults import Fault, FirstEventLate, FormatNotServed, NoneReady, UpstreamFault
+from keymux.core.faults import (
+    Fault,
+    FirstEventLate,
+    FormatNotServed,
+    NoneReady,
+    OperationMissing,
+    UpstreamFault,
+)
 from keymux.core.retrying import FailedAttempt, Situation, Step, next_steps, surfaced
-from keymux.core.vocabulary import Kind, Metering, Route, WireFormat
+from keymux.core.vocabulary import Kind, Metering, Operation, Route, WireFormat
+from keymux.exchange.counting import Lacking, estimated, may_be_estimated
 from keymux.exchange.peek import Reply, open_stream, read_plain
 from keymux.exchange.ports import Ask, ClientRequest, Rules, Upstreams
 from keymux.exchange.settle import AttemptNote, Bill
@@ -43,15 +51,21 @@ class Dispatcher:
         leasing: lends keys.
         upstreams: the way out.
         luck: random numbers.
+        lacking: remembers who does not count tokens.
     """
 
-    def __init__(self, leasing: Leasing, upstreams: Upstreams, luck: Random) -> None:
+    def __init__(
+        self, leasing: Leasing, upstreams: Upstreams, luck: Random, lacking: Lacking
+    ) -> None:
         self._leasing = leasing
         self._upstreams = upstreams
         self._luck = luck
+        self._lacking = lacking
 
     def dispatch(self, exchange: Exchange) -> "Dispatch":
         """Hold open, for as long as the context lasts, the first reply that any target gives."""
+        if exchange.request.operation is Operation.COUNT_TOKENS:
+            return Count(self, exchange, self._lacking)
         return Dispatch(self, exchange)
 
     async def begin(
@@ -105,12 +119,13 @@ class Dispatch:
     the exchange. They are never retried.
     """
 
-    __slots__ = ("_attempt", "_dispatcher", "_exchange")
+    __slots__ = ("_attempt", "_dispatcher", "_exchange", "_failed")
 
     def __init__(self, dispatcher: Dispatcher, exchange: Exchange) -> None:
         self._dispatcher = dispatcher
         self._exchange = exchange
         self._attempt: Attempt | None = None
+        self._failed: list[FailedAttempt] = []
 
     async def __aenter__(self) -> Reply:
         """Try until a target begins to answer.
@@ -121,8 +136,8 @@ class Dispatch:
             UpstreamFault: of the last attempt, when there is nothing left to try.
         """
         dispatcher, exchange = self._dispatcher, self._exchange
-        failed: list[FailedAttempt] = []
-        steps = _speaking(exchange)
+        failed = self._failed
+        steps = self._first_steps()
         while True:
             try:
                 self._attempt = await dispatcher.begin(exchange, steps, failed)
@@ -143,6 +158,46 @@ class Dispatch:
     ) -> None:
         if self._attempt is not None:
             await self._attempt.end(self._exchange.watched.named(error))
+
+    def _first_steps(self) -> Sequence[Step]:
+        steps, request = self._exchange.steps, self._exchange.request
+        if not steps:
+            theirs = request.format.name
+            other = WireFormat.ANTHROPIC if theirs is WireFormat.OPENAI else WireFormat.OPENAI
+            raise FormatNotServed(model=request.model, format=theirs, other=other)
+        return steps
+
+
+class Count(Dispatch):
+    """The way to a count of tokens: where it leads nowhere, an estimate is the reply."""
+
+    __slots__ = ("_lacking",)
+
+    def __init__(self, dispatcher: Dispatcher, exchange: Exchange, lacking: Lacking) -> None:
+        super().__init__(dispatcher, exchange)
+        self._lacking = lacking
+
+    async def __aenter__(self) -> Reply:
+        """Try until a target begins to answer, or estimate.
+
+        Raises:
+            UpstreamFault: the request itself was refused.
+        """
+        try:
+            return await super().__aenter__()
+        except Fault as fault:
+            if not may_be_estimated(fault):
+                raise
+            return estimated(self._exchange.request.body)
+        finally:
+            for attempt in self._failed:
+                self._lacking.note(attempt.target, attempt.fault)
+
+    def _first_steps(self) -> Sequence[Step]:
+        steps = self._lacking.without(super()._first_steps())
+        if not steps:
+            raise OperationMissing
+        return steps
 
 
 class Attempt:
@@ -170,9 +225,9 @@ class Attempt:
         answer = await ask.answer()
         if request.stream:
             limit = exchange.rules.limits.event_bytes
-            self.reply = await open_stream(answer, request, ask.read_error, event_bytes=limit)
+            self.reply = await open_stream(answer, request, ask, event_bytes=limit)
         else:
-            self.reply = await read_plain(answer, request, ask.read_error)
+            self.reply = await read_plain(answer, request, ask)
         self._leasing.opened(self._lease)
         self._note.opened(self.reply, answer.request_id)
 
@@ -205,16 +260,6 @@ def _turn(request: ClientRequest, failed: list[FailedAttempt]) -> Turn:
     if failed:
         return Turn.RETRY
     return Turn.CLIENT_RETRY if request.is_client_retry else Turn.FIRST
-
-
-def _speaking(exchange: Exchange) -> Sequence[Step]:
-    if not exchange.steps:
-        request = exchange.request
-        other = (
-            WireFormat.ANTHROPIC if request.format.name is WireFormat.OPENAI else WireFormat.OPENAI
-        )
-        raise FormatNotServed(model=request.model, format=request.format.name, other=other)
-    return exchange.steps
 
 
 def _last_word(failed: list[FailedAttempt], none: NoneReady) -> Fault:

@@ -5,20 +5,23 @@ begun only with its first meaningful event; everything before that is held back 
 thrown away for another attempt.
 """
 
-from collections.abc import Callable
-
 import msgspec
 
-from keymux.core.faults import EmptyReply, StreamBroken, Truncated, Unintelligible, UpstreamFault
+from keymux.core.faults import (
+    EmptyReply,
+    OperationMissing,
+    StreamBroken,
+    StreamFailed,
+    Truncated,
+    Unintelligible,
+)
 from keymux.core.vocabulary import Operation, Quality, Usage
-from keymux.exchange.ports import Answer, ClientRequest
+from keymux.exchange.ports import Answer, AnswerHead, Ask, ClientRequest
 from keymux.wire import sse
 from keymux.wire.estimate import BYTES_PER_TOKEN, tokens_of
-from keymux.wire.formats import Format, Meter, Significance
+from keymux.wire.formats import Meter, Significance
 
 PEEK_BYTES = 64 * 1024
-
-ReadError = Callable[[bytes], UpstreamFault]
 
 
 class PlainReply:
@@ -31,7 +34,7 @@ class PlainReply:
 
     __slots__ = ("_usage", "answer", "body")
 
-    def __init__(self, answer: Answer, body: bytes, usage: Usage | None) -> None:
+    def __init__(self, answer: AnswerHead, body: bytes, usage: Usage | None) -> None:
         self.answer = answer
         self.body = body
         self._usage = usage
@@ -52,6 +55,7 @@ class StreamReply:
     """
 
     __slots__ = (
+        "_ask",
         "_bytes",
         "_events",
         "_format",
@@ -63,20 +67,19 @@ class StreamReply:
         "meter",
     )
 
-    def __init__(
-        self, answer: Answer, wire: Format, event_bytes: int, *, strip_usage: bool
-    ) -> None:
+    def __init__(self, answer: Answer, request: ClientRequest, ask: Ask, event_bytes: int) -> None:
         self.answer = answer
+        self._ask = ask
+        self._format = wire = request.format
         self.meter: Meter = wire.meter()
-        self._format = wire
         self._framer = sse.Framer(event_bytes)
         self._held: list[bytes] = []
-        self._strip = strip_usage
+        self._strip = not request.wants_usage
         self._overhead = 0
         self._events = 0
         self._bytes = 0
 
-    async def open(self, read_error: ReadError) -> None:
+    async def open(self) -> None:
         """Read on until the stream has begun.
 
         Raises:
@@ -90,14 +93,14 @@ class StreamReply:
             self._held.append(block)
             size += len(block)
             for event in sse.split(block):
-                if self._has_begun(event, read_error):
+                if self._has_begun(event):
                     return
 
-    def _has_begun(self, event: bytes, read_error: ReadError) -> bool:
+    def _has_begun(self, event: bytes) -> bool:
         parsed = sse.parse(event)
         opening = self._format.opening(parsed)
         if opening.significance is Significance.ERROR:
-            raise read_error(parsed.data)
+            raise self._ask.read_error(parsed.data)
         if opening.significance is Significance.PAYLOAD:
             self._overhead = len(event) - opening.text_bytes
             return True
@@ -109,20 +112,34 @@ class StreamReply:
         """The next whole events for the client, None after the last.
 
         Raises:
-            StreamBroken: the stream ended, failed or was cut before its end marker.
+            StreamBroken: the stream ended or was cut before its end marker.
+            StreamFailed: it told of an error, which the client has been given as the last event.
         """
-        if self.meter.finished:
+        meter = self.meter
+        if meter.finished:
             return None
+        if meter.failure:
+            raise StreamFailed(reason=self._ask.read_error(meter.failure).code)
         block = self._held.pop(0) if self._held else await self._read()
         if block is None:
             raise StreamBroken(how="it ended before its end marker", reason="cut")
-        meter = self.meter
         meter.note(block)
         if meter.finished:
             block = block[: meter.end]
+        elif meter.failure:
+            block = self._redacted(block[: meter.end])
         self._bytes += len(block)
         self._events += max(1, block.count(b"\n\n"))
         return self._without_usage(block) if self._strip else block
+
+    def _redacted(self, block: bytes) -> bytes:
+        """The block without secrets in the error event that ends it."""
+        told = self.meter.failure
+        clean = self._ask.redact(told)
+        if clean == told:
+            return block
+        *events, last = sse.split(block)
+        return b"".join((*events, sse.written(sse.parse(last).name, clean)))
 
     async def _read(self) -> bytes | None:
         """The next block of whole events; None at the end of the body."""
@@ -165,12 +182,13 @@ class StreamReply:
 Reply = PlainReply | StreamReply
 
 
-async def read_plain(answer: Answer, request: ClientRequest, read_error: ReadError) -> PlainReply:
+async def read_plain(answer: Answer, request: ClientRequest, ask: Ask) -> PlainReply:
     """Read a complete answer and its usage.
 
     Raises:
         Truncated: it stops in the middle.
         Unintelligible: it is not the JSON of the API.
+        OperationMissing: it is a count of no tokens.
         UpstreamFault: it is an error in a 200.
     """
     if answer.content_type == "text/event-stream":
@@ -184,10 +202,26 @@ async def read_plain(answer: Answer, request: ClientRequest, read_error: ReadErr
     except (ValueError, RecursionError):
         raise Unintelligible(reason=answer.content_type or "no content type") from None
     if usage is None and b'"error"' in body and _is_error(body):
-        raise read_error(body)
-    if request.operation is not Operation.GENERATE:
-        usage = Usage()
+        raise ask.read_error(body)
+    if request.operation is Operation.COUNT_TOKENS:
+        usage = Usage()  # counting is free
+        if not _counted(body):
+            raise OperationMissing(reason="it counted nothing")
     return PlainReply(answer, body, usage)
+
+
+class _Count(msgspec.Struct):
+    input_tokens: int = 0
+
+
+_read_count = msgspec.json.Decoder(_Count).decode
+
+
+def _counted(body: bytes) -> bool:
+    try:
+        return _read_count(body).input_tokens > 0
+    except (ValueError, RecursionError):
+        return False
 
 
 class _MaybeError(msgspec.Struct):
@@ -207,7 +241,7 @@ def _is_error(body: bytes) -> bool:
 
 
 async def open_stream(
-    answer: Answer, request: ClientRequest, read_error: ReadError, *, event_bytes: int
+    answer: Answer, request: ClientRequest, ask: Ask, *, event_bytes: int
 ) -> StreamReply:
     """Read a stream until it has begun.
 
@@ -218,8 +252,8 @@ async def open_stream(
     if answer.content_type != "text/event-stream":
         body = await answer.whole()
         if _is_error(body):
-            raise read_error(body)
+            raise ask.read_error(body)
         raise Unintelligible(reason=answer.content_type or "no content type")
-    reply = StreamReply(answer, request.format, event_bytes, strip_usage=not request.wants_usage)
-    await reply.open(read_error)
+    reply = StreamReply(answer, request, ask, event_bytes)
+    await reply.open()
     return reply

@@ -106,8 +106,8 @@ class Client(Protocol):
         """Return when the client has left."""
 
 
-class Answer(Protocol):
-    """An upstream's answer, still arriving."""
+class AnswerHead(Protocol):
+    """What comes before the body of an answer."""
 
     @property
     def status(self) -> int:
@@ -124,6 +124,10 @@ class Answer(Protocol):
     @property
     def request_id(self) -> str:
         """The upstream's; empty for none."""
+
+
+class Answer(AnswerHead, Protocol):
+    """An upstream's answer, still arriving."""
 
     async def chunk(self) -> bytes | None:
         """The next bytes of the body, None at its end; raises Truncated when it is cut."""
@@ -144,6 +148,9 @@ class Ask(Protocol):
 
     def read_error(self, data: bytes) -> UpstreamFault:
         """The fault that an error inside a 200 stands for."""
+
+    def redact(self, data: bytes) -> bytes:
+        """What an upstream says, without the secrets in it."""
 
     async def close(self) -> None:
         """Give the connection back, or close it if the answer was not read to its end."""

@@ -1,6 +1,6 @@
 """A fault, told in the client's own wire format."""
 
-from keymux.core.faults import ClientGone, ClientStalled, Fault, UpstreamFault
+from keymux.core.faults import ClientGone, ClientStalled, Fault, StreamFailed, UpstreamFault
 from keymux.core.retrying import should_retry, speaks_for_itself
 from keymux.exchange.ports import Client, Incoming, RawHeaders
 from keymux.wire.formats import Format
@@ -21,6 +21,9 @@ async def refuse(fault: Fault, incoming: Incoming, client: Client, attempts: int
         attempts: how many were made.
     """
     if isinstance(fault, CLIENT_LEFT):
+        return
+    if isinstance(fault, StreamFailed):  # the upstream's own error event was the last one
+        await client.finish()
         return
     if client.started:
         await client.finish(incoming.format.error_event(fault, incoming.id))

@@ -10,7 +10,7 @@ from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response, ResponseBodyReader
 
-from keymux.core.faults import Answer, Redirected, Unintelligible, UpstreamFault
+from keymux.core.faults import Answer, OperationMissing, Redirected, Unintelligible, UpstreamFault
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.providers.base import Provider, read_fault
 from keymux.upstream.request import UpstreamRequest
@@ -20,6 +20,7 @@ from keymux.wire.waiting import told_wait
 
 _ERROR_BODY_BYTES = 1024 * 1024
 _BOMB_RATIO = 100
+_NOT_SERVED = frozenset({404, 405, 501})
 _PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
 """Response headers that clients act on. Everything else stays here: cookies, the provider's
 account, and the rate limits of a pool that are not the client's own.
@@ -168,18 +169,23 @@ class Ask:
         """The fault that an error inside a 200 stands for."""
         return self._fault(200, data, None, None)
 
+    def redact(self, data: bytes) -> bytes:
+        """What the upstream says, without the key and anything that looks like one."""
+        return self._upstreams.redact(data, self._request.secret)
+
     def _fault(
         self, status: int, body: bytes, told: float | None, head: "UpstreamAnswer | None"
     ) -> UpstreamFault:
         complaint = read_complaint(status, body)
-        clean = self._upstreams.redact(body, self._request.secret)
         answer = Answer(
             status=complaint.status,
             content_type=head.content_type if head else "application/json",
-            body=clean,
+            body=self.redact(body),
             headers=(*head.headers, *head.id_headers()) if head else _JSON,
         )
         fault = read_fault(self._provider, complaint, answer, request=self._request.body, told=told)
+        if self._request.operation is Operation.COUNT_TOKENS and status in _NOT_SERVED:
+            return OperationMissing(reason=fault.reason)
         if not complaint.told:
             fault.answer = None  # a page of HTML is no answer for a program
         return fault

@@ -22,11 +22,14 @@ from keymux.wire.formats import (
     Head,
     Opening,
     Significance,
-    bad_request,
+    SteeringFields,
     lenient,
+    no_steering,
+    second_look,
     whole_number,
     with_prompt,
 )
+from keymux.wire.surrogates import tolerant
 
 _STOP = re.compile(rb"(?:\A|[\r\n])event: ?message_stop *(?=[\r\n])")
 _FAILED = re.compile(rb"(?:\A|[\r\n])event: ?error *(?=[\r\n])")
@@ -50,7 +53,7 @@ _TYPES = MappingProxyType(
 )
 
 
-class _Head(Struct):
+class _Head(SteeringFields, kw_only=True):
     model: str
     stream: bool | None = None
     max_tokens: Raw = Raw(b"0")
@@ -95,9 +98,9 @@ class _StreamEvent(Struct):
     delta: _Delta | None = None
 
 
-_read_head = msgspec.json.Decoder(_Head).decode
-_read_answer = msgspec.json.Decoder(_Answer).decode
-_read_event = msgspec.json.Decoder(_StreamEvent).decode
+_read_head = msgspec.json.Decoder(_Head, dec_hook=no_steering).decode
+_read_answer = tolerant(msgspec.json.Decoder(_Answer).decode)
+_read_event = tolerant(msgspec.json.Decoder(_StreamEvent).decode)
 
 
 def read_head(body: bytes) -> Head:
@@ -108,8 +111,8 @@ def read_head(body: bytes) -> Head:
     """
     try:
         head = _read_head(body)
-    except (ValueError, RecursionError) as error:
-        raise bad_request(error) from None
+    except (ValueError, RecursionError):
+        head = second_look(_read_head, body)
     return Head(
         model=head.model,
         stream=bool(head.stream),
@@ -220,19 +223,25 @@ class AnthropicMeter:
         if b"message_stop" in block and (stop := _STOP.search(block)):
             self.finished = True
             self.end = sse.end_of_event(block, stop.end())
+            block = block[: self.end]
         if _USAGE.search(block) or (b"error" in block and _FAILED.search(block)):
+            position = 0
             for event in sse.split(block):
-                self._read(sse.parse(event))
+                position += len(event)
+                if self._is_failure(sse.parse(event)):
+                    self.finished, self.end = False, position
+                    return
 
-    def _read(self, event: sse.Event) -> None:
-        if event.name == b"error":
-            self.failure = event.data
-            return
+    def _is_failure(self, event: sse.Event) -> bool:
         found = _event(event.data) if event.data else _StreamEvent()
+        if event.name == b"error" or found.type == "error":
+            self.failure = event.data or b"{}"
+            return True
         usage = found.usage or (found.message.usage if found.message else None)
         if usage is not None:
             self.usage = _overlaid(self.usage, usage)
             self._ended = self._ended or found.type == "message_delta"
+        return False
 
     def settle(self, text_bytes: int, prompt_tokens: int) -> tuple[Usage, Quality]:
         """The upstream's figures; where it was cut, the output is estimated from what came by."""

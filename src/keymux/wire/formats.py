@@ -7,7 +7,7 @@ chunk or an error looks on the wire.
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -15,6 +15,9 @@ from msgspec import Raw, Struct
 from keymux.core.faults import BadRequest, Fault
 from keymux.core.vocabulary import Kind, Quality, Usage, WireFormat
 from keymux.wire.sse import Event
+from keymux.wire.surrogates import tolerant
+
+H = TypeVar("H")
 
 _NUMBERS = (int, float)
 _MORE_THAN_EXIST = 10**12
@@ -67,8 +70,9 @@ class Meter(Protocol):
     Attributes:
         usage: tokens by class as far as the upstream told.
         finished: True once the end marker of the format came by.
-        failure: the data of an error event in the stream, empty while there is none.
-        end: in the last block, where the end marker's event ends.
+        failure: the data of the first error event before the end, empty while there is none.
+        end: in the last block, where the event ends that ends the stream, be it well or with an
+            error.
     """
 
     usage: Usage
@@ -118,7 +122,19 @@ class Format(Struct, frozen=True):
         return self.statuses.get(fault.status, fault.status)
 
 
-def bad_request(error: Exception) -> BadRequest:
+def second_look(read: Callable[[bytes], H], body: bytes) -> H:
+    """The head of a body that a decoder refused, if half surrogate pairs are all it minds.
+
+    Raises:
+        BadRequest: there is something else.
+    """
+    try:
+        return tolerant(read)(body)
+    except (ValueError, RecursionError) as last:
+        raise _bad_request(last) from None
+
+
+def _bad_request(error: Exception) -> BadRequest:
     """Say which field of a body is wrong, in the caller's terms."""
     if isinstance(error, msgspec.ValidationError):
         text = str(error)
@@ -128,10 +144,37 @@ def bad_request(error: Exception) -> BadRequest:
         return BadRequest(problem=f"{field or 'body'}: {what}.")
     if isinstance(error, RecursionError):
         return BadRequest(problem="body: the JSON is nested too deeply.")
-    if "truncated" in str(error):
-        what = "it ends too early, or a string in it holds half a surrogate pair"
-        return BadRequest(problem=f"The request body is not valid JSON: {what}.")
-    return BadRequest(problem=f"The request body is not valid JSON: {error}.")
+    what = "it ends too early" if "truncated" in str(error) else str(error)
+    return BadRequest(problem=f"The request body is not valid JSON: {what}.")
+
+
+class Steering:
+    """Stands for any value of a field that would choose where a request goes, or as whom."""
+
+
+class SteeringFields(Struct):
+    """Fields with which clients have steered gateways, or the servers behind them.
+
+    keymux forwards what it does not know, and the next server may well know these. A request that
+    holds one is refused, except with ``null``.
+    """
+
+    api_base: Steering | None = None
+    base_url: Steering | None = None
+    api_key: Steering | None = None
+    api_version: Steering | None = None
+    custom_llm_provider: Steering | None = None
+    deployment_id: Steering | None = None
+    extra_body: Steering | None = None
+    extra_headers: Steering | None = None
+    extra_query: Steering | None = None
+    model_list: Steering | None = None
+    user_config: Steering | None = None
+
+
+def no_steering(wanted: type, value: object) -> object:  # noqa: ARG001 -- called by the decoder
+    """Refuse every value of a `Steering` field."""
+    raise ValueError("the operator decides this; send the request without this field")
 
 
 def lenient(value: Raw) -> object:

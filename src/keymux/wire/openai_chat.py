@@ -23,11 +23,14 @@ from keymux.wire.formats import (
     Head,
     Opening,
     Significance,
-    bad_request,
+    SteeringFields,
     lenient,
+    no_steering,
+    second_look,
     whole_number,
     with_prompt,
 )
+from keymux.wire.surrogates import tolerant
 
 _DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\] *(?=[\r\n]|\Z)")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -53,7 +56,7 @@ class _StreamOptions(Struct):
 _NOTHING = Raw(b"null")
 
 
-class _Head(Struct):
+class _Head(SteeringFields, kw_only=True):
     model: str
     stream: bool | None = None
     stream_options: Raw = _NOTHING
@@ -110,10 +113,10 @@ class _Chunk(Struct):
     x_groq: _Answer | None = None
 
 
-_read_head = msgspec.json.Decoder(_Head).decode
+_read_head = msgspec.json.Decoder(_Head, dec_hook=no_steering).decode
 _read_options = msgspec.json.Decoder(_StreamOptions | None).decode
-_read_answer = msgspec.json.Decoder(_Answer).decode
-_read_chunk = msgspec.json.Decoder(_Chunk).decode
+_read_answer = tolerant(msgspec.json.Decoder(_Answer).decode)
+_read_chunk = tolerant(msgspec.json.Decoder(_Chunk).decode)
 
 
 def read_head(body: bytes) -> Head:
@@ -124,8 +127,8 @@ def read_head(body: bytes) -> Head:
     """
     try:
         head = _read_head(body)
-    except (ValueError, RecursionError) as error:
-        raise bad_request(error) from None
+    except (ValueError, RecursionError):
+        head = second_look(_read_head, body)
     stream = bool(head.stream)
     limit = _lenient(head.max_completion_tokens) or _lenient(head.max_tokens)
     return Head(
@@ -248,17 +251,23 @@ class OpenAiMeter:
         if b"[DONE]" in block and (done := _DONE.search(block)):
             self.finished = True
             self.end = sse.end_of_event(block, done.end())
+            block = block[: self.end]
         if _USAGE.search(block) or _ERROR.search(block):
+            position = 0
             for event in sse.split(block):
-                self._read(sse.parse(event).data)
+                position += len(event)
+                if self._is_failure(sse.parse(event).data):
+                    self.finished, self.end = False, position
+                    return
 
-    def _read(self, data: bytes) -> None:
+    def _is_failure(self, data: bytes) -> bool:
         chunk = _chunk(data) if data else _Chunk()
         usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq else None)
         if usage is not None:
             self.usage = _usage(usage)
         if _lenient(chunk.error):
             self.failure = data
+        return bool(self.failure)
 
     def settle(self, text_bytes: int, prompt_tokens: int) -> tuple[Usage, Quality]:
         """The upstream's figures, or an estimate from what came by."""

@@ -95,6 +95,13 @@ def end_of_event(block: bytes, position: int) -> int:
     return end
 
 
+def written(name: bytes, data: bytes) -> bytes:
+    """An event of a name, which may be empty, and of data without carriage returns."""
+    lines = [b"event: " + name] if name else []
+    lines += [b"data: " + line for line in data.split(b"\n")]
+    return b"\n".join(lines) + b"\n\n"
+
+
 def parse(event: bytes) -> Event:
     """The fields of one event that the formats use."""
     name = b""
