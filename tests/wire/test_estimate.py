@@ -59,6 +59,11 @@ def test_four_bytes_are_a_token(size: int, expected: int) -> None:
             id="a tool with a parameter called type",
         ),
         pytest.param('{"type":["image"]}', 2, id="a type that is a list"),
+        pytest.param(
+            '{"text":"\\ud800","a":{"type":"image","data":"%s"}}' % ("A" * 9999),
+            1 + TOKENS_PER_IMAGE,
+            id="half a surrogate pair beside an image",
+        ),
     ],
 )
 def test_the_tokens_of_a_request(body: str, expected: int) -> None:

@@ -6,12 +6,16 @@ prose and code come to on average; it is a guess, and every figure made with it 
 
 import msgspec
 
+from keymux.wire.surrogates import tolerant
+
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 1_600
 
 _IMAGE_TYPES = frozenset({"image", "image_url", "input_image", "document", "file"})
 _TEXT_SOURCES = frozenset({"text", "content"})
 _NOT_PROMPT = frozenset({"model", "metadata", "stream", "signature"})
+
+_decode = tolerant(msgspec.json.Decoder().decode)
 
 
 def tokens_of(size: int) -> int:
@@ -26,7 +30,7 @@ def prompt_tokens(body: bytes) -> int:
     base64 text.
     """
     try:
-        return max(1, _count(msgspec.json.decode(body)))
+        return max(1, _count(_decode(body)))
     except (ValueError, RecursionError):
         return max(1, tokens_of(len(body)))
 

@@ -12,6 +12,8 @@ from types import MappingProxyType
 import msgspec
 from msgspec import Struct
 
+from keymux.wire.surrogates import tolerant
+
 _STATUS_OF_TYPE = MappingProxyType(
     {
         "invalid_request_error": 400,
@@ -32,6 +34,8 @@ _STATUS_OF_TYPE = MappingProxyType(
 )
 _LOWEST_ERROR, _HIGHEST_ERROR = 400, 599
 _NUMBER = re.compile(r"[0-9]{3}\Z")
+
+_decode = tolerant(msgspec.json.Decoder().decode)
 
 
 class Complaint(Struct, frozen=True):
@@ -60,7 +64,7 @@ def read_complaint(status: int, body: bytes) -> Complaint:
         body: the whole body, or the data of an error event.
     """
     try:
-        found: object = msgspec.json.decode(body)
+        found: object = _decode(body)
     except (ValueError, RecursionError):
         words = body[:500].decode(errors="replace")
         return Complaint(_error_status(status, ""), message=words)
