@@ -176,8 +176,8 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When all leases and cooldowns are over no key is lost: each that is well has its turn."""
         pool, clock = self.world.pool, self.world.clock
-        for lease in tuple(self.lent):
-            self.abandon(lease)
+        for held in tuple(self.lent):
+            self.abandon(held)
         clock.pass_s(LONGEST_COOLDOWN_S)
         for _ in range(30 * len(GROUPS)):
             lease = self.world.take()

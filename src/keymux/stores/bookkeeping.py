@@ -2,8 +2,9 @@
 
 Booking returns at once: an entry is copied into the journal and put into a queue. One background
 loop writes the queue to the store in batches. While the store is away the queue is kept up to a
-limit; beyond that entries live in the journal alone and are read back from there. Every write can
-be repeated, because the store knows exchanges and transitions by their ids.
+limit; from then on entries live in the journal alone, until they are read back from there. They
+reach the store in the order in which they happened. Every write can be repeated, because the store
+knows exchanges and transitions by their ids.
 """
 
 import asyncio
@@ -59,8 +60,9 @@ class Bookkeeper:
         self._tell = tell
         self._untold: list[ExchangeRow] = []
         self._alarm = alarm
+        self._behind: set[str] = set()  # in the journal alone, older than the queue
         self._queue: list[Settled] = []
-        self._spilled: set[str] = set()
+        self._spilled: set[str] = set()  # in the journal alone, newer than the queue
         self._troubles: set[str] = set()
         self._wake = asyncio.Event()
         self.written = 0
@@ -68,7 +70,7 @@ class Bookkeeper:
     @property
     def depth(self) -> int:
         """Entries that the store does not have yet."""
-        return len(self._queue) + len(self._spilled)
+        return len(self._behind) + len(self._queue) + len(self._spilled)
 
     @property
     def is_writing(self) -> bool:
@@ -100,7 +102,7 @@ class Bookkeeper:
 
     def _enqueue(self, owner: str, entry: Settled) -> None:
         safe = self._keep(owner, entry)
-        if safe and len(self._queue) >= QUEUE_LIMIT:
+        if safe and (self._spilled or len(self._queue) >= QUEUE_LIMIT):
             self._spilled.add(owner)
             return
         self._queue.append(entry)
@@ -138,17 +140,23 @@ class Bookkeeper:
         self._wake.clear()
         self._tell_all()
         try:
-            while taken := self._queue[:BATCH_LIMIT]:
-                await self._write(taken)
-                del self._queue[: len(taken)]
+            while self.depth:
+                await self._write_oldest()
                 self._tell_all()
-            if self._spilled:
-                await self._catch_up()
         except (StoreUnavailable, StoreUnusable) as error:
             self._in_trouble(_STORE, f"the store does not take entries: {error}")
             return False
         self._out_of_trouble(_STORE, "the store takes entries again")
         return True
+
+    async def _write_oldest(self) -> None:
+        if self._behind:
+            await self._catch_up()
+        elif taken := self._queue[:BATCH_LIMIT]:
+            await self._write(taken)
+            del self._queue[: len(taken)]
+        else:
+            self._behind, self._spilled = self._spilled, self._behind
 
     def _tell_all(self) -> None:
         if self._untold:
@@ -160,16 +168,24 @@ class Bookkeeper:
         await self._ledger.write(batch)
         self.written += len(batch.rows)
         for entry in entries:
-            self._spilled.discard(entry.id)
+            self._behind.discard(entry.id)
             self._journal.release(entry.id)
 
     async def _catch_up(self) -> None:
         """Write what lives in the journal alone."""
         for segment in self._journal.segments():
             entries = await asyncio.to_thread(entries_of, segment.content())
-            lost = (entry for entry in _settled(entries) if entry.id in self._spilled)
-            for chunk in _chunks(lost):
+            for chunk in _chunks(entry for entry in _settled(entries) if entry.id in self._behind):
                 await self._write(chunk)
+        if self._behind:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """What the journal does not give back any more must not be looked for again and again."""
+        self._alarm(f"the journal was damaged: {len(self._behind)} entries are lost")
+        for owner in self._behind:
+            self._journal.release(owner)
+        self._behind.clear()
 
     async def _tidy(self) -> None:
         try:
@@ -203,13 +219,15 @@ async def recover(orphan: Orphan, ledger: Ledger) -> int:
     try:
         for settled in _chunks(_settled(found.watch(orphan.entries()))):
             await ledger.write(_batch(settled))
-        for rows in _chunks(found.rows()):
+        # the end of an exchange can be in a segment that was used again: the store had it by then
+        interrupted = [row for row in found.rows() if await ledger.find(row.id) is None]
+        for rows in _chunks(interrupted):
             await ledger.write(_batch(rows))
     except BaseException:
         orphan.leave()
         raise
     orphan.drop()
-    return len(found)
+    return len(interrupted)
 
 
 class _Unfinished:
@@ -219,9 +237,6 @@ class _Unfinished:
         self._settled: set[str] = set()
         self._open: dict[str, Reservation] = {}
         self._attempts: dict[str, list[AttemptRecord]] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Pass entries on, and remember what they leave open."""

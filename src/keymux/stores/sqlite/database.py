@@ -62,7 +62,7 @@ class Database:
             if not _is_busy(error):
                 self._close()  # a file that can be written again is only seen by a new connection
             raise StoreUnavailable(f"{self.path}: {error}") from error
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        except (sqlite3.Error, OverflowError, ValueError) as error:  # ValueError: not what we wrote
             self._close()
             raise StoreUnusable(f"{self.path}: {error}") from error
 
@@ -80,7 +80,7 @@ class Database:
             )
         if create:
             _make_private(self.path)
-        elif not self.path.exists():
+        elif _identity(self.path) is None:
             raise StoreUnavailable(f"{self.path}: there is no such file")
         self._connection = _connect(self.path)
         self._file = _identity(self.path)

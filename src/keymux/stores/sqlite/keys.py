@@ -15,6 +15,7 @@ from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.database import Database, table, transaction
 
 _read_shades = msgspec.json.Decoder(dict[str, Shade]).decode
+_STATUSES = frozenset(Status)
 _OPERATORS = frozenset({Status.DISABLED, Status.QUARANTINED})
 
 
@@ -288,9 +289,24 @@ def _shade_reason(state: KeyState) -> str:
     return worst.reason if worst else ""
 
 
+def status_of(word: str) -> Status:
+    """A stored status; a word that was put there by hand and means nothing keeps the traffic away.
+
+    It is no reason to turn away all the other keys, and only an operator can say what was meant.
+    """
+    return Status(word) if word in _STATUSES else Status.DISABLED
+
+
+def _shades(text: str) -> dict[str, Shade]:
+    try:
+        return _read_shades(text)
+    except msgspec.MsgspecError:  # changed by hand, as above
+        return {}
+
+
 def _record(row: sqlite3.Row) -> KeyRecord:
-    status, until = Status(row["status"]), row["cooldownUntil"]
-    shades = _read_shades(row["modelCooldowns"])
+    status, until = status_of(row["status"]), row["cooldownUntil"]
+    shades = _shades(row["modelCooldowns"])
     worst = _worst(KeyState(shades=shades))
     derived = worst is not None and (worst.status, worst.until) == (status, until)
     return KeyRecord(

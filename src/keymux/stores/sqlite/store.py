@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from keymux.core.health import Status
 from keymux.core.records import ProviderState
 from keymux.ids import record_id
 from keymux.stores.sqlite import audit
@@ -12,7 +11,7 @@ from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
 from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import Database, prepare, transaction
-from keymux.stores.sqlite.keys import SqliteKeys, now_ms
+from keymux.stores.sqlite.keys import SqliteKeys, now_ms, status_of
 from keymux.stores.sqlite.ledger import SqliteLedger
 
 
@@ -52,7 +51,7 @@ class SqliteStore:
             if row is None:
                 return ProviderState()
             return ProviderState(
-                status=Status(row["status"]),
+                status=status_of(row["status"]),
                 cooldown_until=row["cooldownUntil"],
                 reason=row["statusReason"],
                 step=row["step"],
