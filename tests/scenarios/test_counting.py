@@ -1,4 +1,4 @@
-"""Tokens are counted by the provider, or estimated and marked so; counting costs and harms nothing."""
+"""Tokens are counted by the provider, or estimated and marked so; it costs and harms nothing."""
 
 import json
 from collections.abc import Iterator
