@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -79,6 +79,29 @@ def config_of(
                     "cache_write_1h": 6.0,
                 },
             }
+        ],
+        **changes,
+    }
+
+
+def islands_of(url: str, names: Iterable[str], **changes: Any) -> dict[str, Any]:
+    """A config with a provider and a model for each name, so that what ails one spares the others.
+
+    Args:
+        url: base URL of all of them.
+        names: of the providers; the models are called the same.
+        changes: further sections.
+    """
+    names = tuple(names)
+    return {
+        "providers": {name: {"kind": "openhands", "base_url": url} for name in names},
+        "models": [
+            {
+                "id": name,
+                "route": [{"provider": name, "model": name}],
+                "price": {"input": 3.0, "output": 15.0},
+            }
+            for name in names
         ],
         **changes,
     }
