@@ -33,10 +33,12 @@ class Database:
 
     Args:
         path: of the file; it is created if its folder exists.
+        patience_s: how long to wait for another process that writes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        self._patience_s = patience_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keymux-sqlite")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -82,7 +84,7 @@ class Database:
             _make_private(self.path)
         elif _identity(self.path) is None:
             raise StoreUnavailable(f"{self.path}: there is no such file")
-        self._connection = _connect(self.path)
+        self._connection = _connect(self.path, self._patience_s)
         self._file = _identity(self.path)
         return self._connection
 
@@ -121,11 +123,11 @@ def _make_private(path: Path) -> None:
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, patience_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
-        timeout=BUSY_TIMEOUT_S,
+        timeout=patience_s,
         isolation_level=None,
         check_same_thread=False,
     )

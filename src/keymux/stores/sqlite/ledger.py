@@ -83,7 +83,7 @@ class SqliteLedger:
 
         def work(connection: sqlite3.Connection) -> None:
             with transaction(connection):
-                fresh = _unknown(connection, batch.rows)
+                fresh = _unknown(connection, batch.rows) if batch.rows else []
                 _insert(connection, fresh)
                 known = providers(connection)
                 _count(connection, fresh, known)

@@ -10,7 +10,7 @@ from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
 from keymux.stores.sqlite.clients import SqliteClientKeys
-from keymux.stores.sqlite.database import Database, prepare, transaction
+from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
 from keymux.stores.sqlite.keys import SqliteKeys, now_ms, status_of
 from keymux.stores.sqlite.ledger import SqliteLedger
 
@@ -20,10 +20,11 @@ class SqliteStore:
 
     Args:
         path: of the database file.
+        patience_s: how long to wait for another process that writes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(path)
+    def __init__(self, path: Path, patience_s: float = BUSY_TIMEOUT_S) -> None:
+        self._database = Database(path, patience_s)
         self.keys = SqliteKeys(self._database)
         self.backups = SqliteBackupKeys(self._database)
         self.clients = SqliteClientKeys(self._database)
