@@ -116,7 +116,8 @@ COMMON_SIGNS: tuple[Sign, ...] = (
         r"|(?:access|permission|allow).{0,80}model",
     ),
     sign(faults.ModelNotPermitted, "model_not_found", statuses=(404,)),
-    sign(faults.ModelNotPermitted, "not_found_error", statuses=(404,), words=r"^model\b"),
+    # With the model's name, because every request holds the word "model" itself.
+    sign(faults.ModelNotPermitted, "not_found_error", statuses=(404,), words=r"^model:? \S+"),
     sign(faults.SlowDown, "slow_down"),
     sign(faults.SlowDown, statuses=(429,), words=r"acceleration limit|slow down"),
     sign(faults.Overloaded, "overloaded_error", "overloaded", "engine_overloaded"),
