@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
-from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.exceptions import ConnectError, PyreqwestError
 
 from keymux.core import faults
 from keymux.core.faults import UpstreamFault
@@ -93,6 +93,36 @@ def test_a_connection_that_ends_without_status_may_have_cost_something(play: Pla
 
     assert type(fault) is faults.NoReply
     assert DECISIONS[faults.NoReply].work is Work.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("causes", "expected"),
+    [
+        pytest.param(
+            ["client error (SendRequest)", "error writing a body to connection", "Broken pipe"],
+            faults.RequestCut,
+            id="the body could not be written to its end",
+        ),
+        pytest.param(
+            ["client error (SendRequest)", "connection error", "Connection reset by peer"],
+            faults.NoReply,
+            id="nobody knows how much was written",
+        ),
+        pytest.param(
+            ["client error (SendRequest)", "operation was canceled"],
+            faults.StaleConnection,
+            id="the connection was gone before the first byte",
+        ),
+    ],
+)
+def test_half_a_request_costs_nothing(causes: list[str], expected: type[UpstreamFault]) -> None:
+    """What was certainly not sent whole may be sent again; what may have been is ambiguous.
+
+    Which of these the library says of a reset depends on what its socket notices first.
+    """
+    error = ConnectError("sending failed", {"causes": [{"message": cause} for cause in causes]})
+
+    assert type(fault_before_answer(error)) is expected
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ _SIGNS: tuple[tuple[str, type[UpstreamFault]], ...] = (
     ("tunnel error", faults.EgressFailed),
     ("socks", faults.EgressFailed),
     ("refused stream before processing", faults.RequestCut),
+    ("error writing a body to connection", faults.RequestCut),
     ("operation was canceled", faults.StaleConnection),
     (_NEVER_SENT, faults.Unreachable),
 )
