@@ -11,9 +11,9 @@ from msgspec import Struct
 from keymux.sandbox.apart import SandboxThread
 from keymux.sandbox.behaviours import ServerError
 from tests.scenarios.rig import GatewayProcess, Keys, islands_of
-from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Response, ask, chat, post
+from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Response, ask, chat
 
-REQUESTS, AT_ONCE = 150, 30
+REQUESTS, AT_ONCE = 120, 30
 DEAR = 100_000
 """So many tokens of output cost more than an ambiguous attempt may."""
 
@@ -66,15 +66,22 @@ PATHS = [
 
 def _island(case: Case, path: str) -> str:
     """A name of its own for each case and path."""
-    number = [param.values[0] for param in CASES].index(case)
-    return f"case{number}_{path.rpartition('/')[2]}"
+    return f"case{_cases().index(case)}_{path.rpartition('/')[2]}"
+
+
+def _cases() -> list[Case]:
+    return [case for param in CASES for case in param.values if isinstance(case, Case)]
+
+
+def _body(case: Case, path: str) -> bytes:
+    model = _island(case, path)
+    return chat(stream=case.stream, model=model, max_tokens=case.max_tokens)
 
 
 def _pools() -> dict[str, Keys]:
     """Keys that all fail in the way of the case."""
-    cases = [case for param in CASES for case in param.values if isinstance(case, Case)]
     islands = {
-        _island(case, path): case.way for case in cases for path in (OPENAI_PATH, ANTHROPIC_PATH)
+        _island(case, path): case.way for case in _cases() for path in (OPENAI_PATH, ANTHROPIC_PATH)
     }
     return {
         island: Keys([f"sk-sandbox-{way}-{island}-{number}" for number in range(KEYS_EACH)])
@@ -100,15 +107,31 @@ def gateway(
         yield running
 
 
+@pytest.fixture(scope="module")
+def answers(gateway: GatewayProcess) -> dict[str, Response]:
+    """What came of every case, by island; all of them ran at once."""
+
+    async def all_at_once() -> dict[str, Response]:
+        ways = [(case, path) for case in _cases() for path in (OPENAI_PATH, ANTHROPIC_PATH)]
+        asked = [ask(gateway.port, path, _body(case, path)) for case, path in ways]
+        islands = [_island(case, path) for case, path in ways]
+        return dict(zip(islands, await asyncio.gather(*asked), strict=True))
+
+    return asyncio.run(all_at_once())
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("case", CASES)
 def test_as_many_attempts_as_the_rules_allow(
-    gateway: GatewayProcess, sandbox: SandboxThread, case: Case, path: str
+    gateway: GatewayProcess,
+    sandbox: SandboxThread,
+    answers: dict[str, Response],
+    case: Case,
+    path: str,
 ) -> None:
     """The upstream is asked so often and not again, each time with another key."""
     island = _island(case, path)
-    body = chat(stream=case.stream, model=island, max_tokens=case.max_tokens)
-    response = post(gateway.port, path, body)
+    response = answers[island]
     row = gateway.row(response.headers["x-keymux-request-id"])
     asked = [seen.key for seen in sandbox.seen if f"-{island}-" in seen.key]
 
