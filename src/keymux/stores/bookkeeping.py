@@ -43,6 +43,7 @@ class Bookkeeper:
         ledger: where they belong.
         tell: told of settled exchanges, some at a time, each once.
         alarm: told when booking gets into trouble and out of it again.
+        queue_limit: entries in memory; beyond that they live in the journal alone.
 
     Attributes:
         written: exchanges that the store has acknowledged.
@@ -54,12 +55,15 @@ class Bookkeeper:
         ledger: Ledger,
         tell: Callable[[Sequence[ExchangeRow]], None],
         alarm: Callable[[str], None],
+        *,
+        queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self._journal = journal
         self._ledger = ledger
         self._tell = tell
         self._untold: list[ExchangeRow] = []
         self._alarm = alarm
+        self._queue_limit = queue_limit
         self._behind: set[str] = set()  # in the journal alone, older than the queue
         self._queue: list[Settled] = []
         self._spilled: set[str] = set()  # in the journal alone, newer than the queue
@@ -84,7 +88,7 @@ class Bookkeeper:
         Raises:
             LedgerFull: the journal has no room, and the store is too far behind to do without.
         """
-        if not self._keep(reservation.id, reservation) and len(self._queue) >= QUEUE_LIMIT:
+        if not self._keep(reservation.id, reservation) and len(self._queue) >= self._queue_limit:
             raise LedgerFull(retry_after=_COME_BACK_S)
 
     def begin(self, attempt: AttemptStarted) -> None:
@@ -102,7 +106,7 @@ class Bookkeeper:
 
     def _enqueue(self, owner: str, entry: Settled) -> None:
         safe = self._keep(owner, entry)
-        if safe and (self._spilled or len(self._queue) >= QUEUE_LIMIT):
+        if safe and (self._spilled or len(self._queue) >= self._queue_limit):
             self._spilled.add(owner)
             return
         self._queue.append(entry)
