@@ -68,7 +68,7 @@ def gateway(
     url = f"http://127.0.0.1:{upstream.port}"
     config = config_of(
         {"acme": url},
-        kind="sandbox",
+        kind="openhands",
         limits={"body_bytes": BODY_LIMIT},
         timeouts={"client_body_s": 1.0},
     )

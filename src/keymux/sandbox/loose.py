@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from keymux.wire.surrogates import tolerant
+
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -32,10 +34,13 @@ def number(value: object) -> int | float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+_decode = tolerant(msgspec.json.Decoder().decode)
+
+
 def decode(body: bytes) -> object:
     """The JSON of a body, None when it is none."""
     try:
-        found: object = msgspec.json.decode(body)
+        found: object = _decode(body)
     except (ValueError, RecursionError):
         return None
     return found
