@@ -11,7 +11,7 @@ import pytest
 import keymux
 from keymux import providers
 from keymux.core.vocabulary import Operation, WireFormat
-from keymux.providers import CATALOGUE
+from keymux.providers import CATALOGUE, by_name
 from keymux.providers.base import Provider
 from keymux.settings.address import check_address
 
@@ -161,9 +161,9 @@ def test_a_new_file_is_all_it_takes(tmp_path: Path) -> None:
     assert shown.stdout.split() == sorted([*CATALOGUE, "acme"])
 
 
-def test_two_files_cannot_share_a_name(tmp_path: Path) -> None:
+def test_two_files_cannot_share_a_name() -> None:
     """Which of them would be meant is anybody's guess, so nothing starts."""
-    shown = _catalogue_with(tmp_path, {"acme.py": NEW, "other.py": NEW})
+    twice = [CATALOGUE["openai"], CATALOGUE["openai"]]
 
-    assert shown.returncode == 1
-    assert "two files of keymux.providers call their provider 'acme'" in shown.stderr
+    with pytest.raises(ValueError, match=r"two files of keymux\.providers call .* 'openai'"):
+        by_name(twice)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keymux.wire.sse import Event, Framer, OversizedEvent, end_of_event, parse, split
+from keymux.wire.sse import Event, Framer, OversizedEvent, end_of_event, parse, split, written
 
 LIMIT = 1024
 LINES = [
@@ -225,3 +225,27 @@ def test_a_block_without_an_end_is_one_event() -> None:
     """Whatever a stream ends with."""
     assert list(split(b"data: a\n\ndata: b")) == [b"data: a\n\n", b"data: b"]
     assert end_of_event(b"", 5) == 0
+
+
+# -- an event of our own ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        pytest.param(b"", b"x", b"data: x\n\n", id="without a name"),
+        pytest.param(b"error", b"x", b"event: error\ndata: x\n\n", id="with a name"),
+        pytest.param(b"", b"x\n\n y", b"data: x\ndata: \ndata:  y\n\n", id="several lines"),
+        pytest.param(b"", b"", b"data: \n\n", id="nothing to say"),
+    ],
+)
+def test_an_event_is_written(name: bytes, data: bytes, expected: bytes) -> None:
+    """One line of data for each of the text's."""
+    assert written(name, data) == expected
+
+
+@given(st.sampled_from([b"", b"error"]), st.binary().filter(lambda data: b"\r" not in data))
+def test_what_is_written_is_one_event_and_reads_the_same(name: bytes, data: bytes) -> None:
+    """Blank lines and what looks like fields stay inside the data."""
+    event = written(name, data)
+
+    assert list(split(event)) == [event]
+    assert parse(event) == Event(name, data)

@@ -6,22 +6,32 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from keymux.providers.base import Provider
 
 
-def _catalogue() -> Mapping[str, Provider]:
+def by_name(dialects: Iterable[Provider]) -> Mapping[str, Provider]:
+    """The dialects by their names.
+
+    Raises:
+        ValueError: two share a name.
+    """
     found: dict[str, Provider] = {}
-    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        provider = getattr(importlib.import_module(f"{__name__}.{module}"), "provider", None)
-        if isinstance(provider, Provider):
-            if provider.name in found:
-                raise ValueError(f"two files of {__name__} call their provider {provider.name!r}")
-            found[provider.name] = provider
+    for provider in dialects:
+        if provider.name in found:
+            raise ValueError(f"two files of {__name__} call their provider {provider.name!r}")
+        found[provider.name] = provider
     return MappingProxyType(found)
 
 
-CATALOGUE = _catalogue()
+def _in_this_folder() -> Iterator[Provider]:
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        provider = getattr(importlib.import_module(f"{__name__}.{module}"), "provider", None)
+        if isinstance(provider, Provider):
+            yield provider
+
+
+CATALOGUE = by_name(_in_this_folder())
 """Every provider dialect by the name that ``kind`` uses in the config."""

@@ -19,8 +19,8 @@ def check_address(value: str) -> None:
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"is not a URL: {str(error).partition(':')[0]}") from None
+    except ValueError:  # whose words repeat parts of the value
+        raise ValueError("is not a URL: its host or its port is malformed") from None
     if "@" in parts.netloc or "?" in value or "#" in value or port == 0:
         raise ValueError("give scheme, host, port and path only: no user, query or fragment")
     if not parts.hostname or "%" in parts.netloc:

@@ -67,7 +67,7 @@ class ProviderSettings(Section):
     @field_validator("ca_file")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
-        if value is not None and not (Path(value).is_file() and os.access(value, os.R_OK)):
+        if value is not None and not _is_readable(value):
             raise ValueError(f"cannot read the file {value!r}")
         return value
 
@@ -75,6 +75,13 @@ class ProviderSettings(Section):
     def url(self) -> str:
         """Where it is, without a slash at the end."""
         return self.base_url or CATALOGUE[self.kind].base_url
+
+
+def _is_readable(name: str) -> bool:
+    try:
+        return Path(name).is_file() and os.access(name, os.R_OK)
+    except OSError:  # such as a name that is too long
+        return False
 
 
 class TargetSettings(Section):
@@ -146,9 +153,9 @@ class Timeouts(Section):
 class Retry(Section):
     """How much one exchange may try."""
 
-    attempts: Count = Field(default=8, le=32, description="Attempts in all.")
-    processed_attempts: Count = Field(
-        default=3, le=8, description="Attempts that the upstream may have worked on."
+    attempts: int = Field(default=8, ge=1, le=32, description="Attempts in all.")
+    processed_attempts: int = Field(
+        default=3, ge=1, le=8, description="Attempts that the upstream may have worked on."
     )
     ambiguous_max_cost_usd: Dollars = Field(
         default=0.5,
