@@ -524,6 +524,18 @@ def test_an_exchange_without_an_end_becomes_a_row(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_dead_process_had_begun_is_known(tmp_path: Path) -> None:
+    """Booked and not settled: the next process finds the exchange and the attempt in its row."""
+    office = Office(tmp_path)
+    office.book.reserve(_reservation())
+    office.book.begin(_attempt())
+    office.close()
+    ledger = ScriptedLedger()
+
+    assert _recover(tmp_path, ledger) == 1
+    assert ledger.rows["req_1"].attempts == (_attempt().attempt,)
+
+
 def test_what_had_an_end_is_written_as_it_was(tmp_path: Path) -> None:
     """Settled exchanges and transitions, in order; none of them counts as interrupted."""
     row = exchange(1)

@@ -276,8 +276,7 @@ def _chunks(entries: Iterable[Settled]) -> Iterator[list[Settled]]:
         yield chunk
 
 
-def _batch(entries: Iterable[Settled]) -> Batch:
-    entries = tuple(entries)
+def _batch(entries: Sequence[Settled]) -> Batch:
     return Batch(
         rows=tuple(entry for entry in entries if isinstance(entry, ExchangeRow)),
         transitions=tuple(entry for entry in entries if isinstance(entry, Transition)),

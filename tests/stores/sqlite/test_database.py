@@ -17,7 +17,7 @@ import pytest
 
 from keymux.stores.port import Batch, StoreUnavailable, StoreUnusable
 from keymux.stores.sqlite import SqliteStore
-from keymux.stores.sqlite.database import _connect, prepare
+from keymux.stores.sqlite.database import _check_ours, _connect, _use_log, prepare
 from tests.contract.places import SqlitePlace, opened
 from tests.contract.records import ACME, OPERATOR, exchange, key
 
@@ -336,3 +336,83 @@ async def test_the_schema_is_made_in_one_step(tmp_path: Path) -> None:
     assert len(found) > 15
     assert set(found[:-1]) == {0}
     assert found[-1] == _tables(tmp_path / "1.db")
+
+
+# -- many at once --------------------------------------------------------------------------------
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """Two connections to a file that nothing was done to yet."""
+    path = tmp_path / "fresh.db"
+    with (
+        closing(sqlite3.connect(path, isolation_level=None, timeout=PATIENCE_S)) as one,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=PATIENCE_S)) as other,
+    ):
+        one.execute("CREATE TABLE cats (name)")
+        yield one, other
+
+
+async def test_a_database_that_is_made_meanwhile_is_ours(tmp_path: Path) -> None:
+    """Another process makes the schema between two looks at the file: that is no foreign file."""
+    path = tmp_path / "keymux.db"
+    path.touch()
+    with closing(sqlite3.connect(path)) as ours, closing(_connect(path, 1.0)) as theirs:
+        looks: list[str] = []
+
+        def look(text: str) -> None:
+            looks.append(text)
+            if len(looks) == 2:
+                prepare(theirs, [ACME])
+
+        ours.set_trace_callback(look)
+        _check_ours(ours)
+
+    assert len(looks) == 2
+    assert _tables(path) > 0
+
+
+async def test_who_reads_a_new_file_is_waited_for(
+    fresh: tuple[sqlite3.Connection, sqlite3.Connection],
+) -> None:
+    """SQLite does not wait by itself when the kind of log is changed."""
+    ours, theirs = fresh
+    theirs.execute("BEGIN")
+    theirs.execute("SELECT * FROM cats").fetchall()
+
+    def make_way(text: str) -> None:
+        if text == "BEGIN EXCLUSIVE":
+            theirs.rollback()
+
+    ours.set_trace_callback(make_way)
+    _use_log(ours)
+
+    assert ours.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+async def test_a_new_file_is_not_waited_for_for_ever(
+    fresh: tuple[sqlite3.Connection, sqlite3.Connection],
+) -> None:
+    """However many others come and go."""
+    ours, theirs = fresh
+
+    def hinder(text: str) -> None:
+        if text == "BEGIN EXCLUSIVE":
+            theirs.rollback()
+        elif text.startswith("PRAGMA"):
+            theirs.execute("BEGIN")
+            theirs.execute("SELECT * FROM cats").fetchall()
+
+    ours.set_trace_callback(hinder)
+    with pytest.raises(StoreUnavailable, match="too many others"):
+        _use_log(ours)
+
+
+async def test_a_file_that_stays_locked_is_unavailable(place: SqlitePlace) -> None:
+    """Already when it is opened."""
+    with _another(place) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        store = SqliteStore(place.path, PATIENCE_S)
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.prepare([ACME])
+        connection.execute("ROLLBACK")
+        await store.prepare([ACME])
+        await store.close()

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
+_TRIES = 100
 
 _SCHEMA = files("keymux.stores.sqlite") / "schema"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
@@ -135,13 +136,32 @@ def _connect(path: Path, patience_s: float) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         _check_ours(connection)  # before the settings, which write to the file
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_log(connection)
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Readers and a writer shall not wait for each other.
+
+    While a new file is changed to that, SQLite refuses others at once instead of waiting; an
+    exclusive transaction, which waits, shows when they can try again.
+    """
+    for _ in range(_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+        else:
+            return
+    raise StoreUnavailable("too many others open the database at this moment")
 
 
 @contextmanager
@@ -181,8 +201,9 @@ def prepare(connection: sqlite3.Connection, names: Sequence[str]) -> list[str]:
 
 
 def _check_ours(connection: sqlite3.Connection) -> None:
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    # in this order: another process may make the tables, and with them the id, in between
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     if tables and application != _OUR_APPLICATION:
         raise StoreUnusable("the file is a database of another program; nothing was changed")
 
