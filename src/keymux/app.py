@@ -1,29 +1,25 @@
 """The composition root: settings in, application out; the only file that knows every part."""
 
 import asyncio
-import contextlib
-import gc
 import os
 import random
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from keymux.background import Background
+from keymux.configured import needing_restart, regimen, services, terms
 from keymux.core.faults import Draining
 from keymux.core.health import Status
 from keymux.core.records import AuditRow, ExchangeRow, KeyRecord, ProviderState
-from keymux.core.retrying import first_steps
-from keymux.core.vocabulary import Operation, WireFormat
 from keymux.exchange.admit import Admission
 from keymux.exchange.authenticate import Doorkeeper
 from keymux.exchange.counting import Lacking
 from keymux.exchange.dispatch import Dispatcher
-from keymux.exchange.ports import Rules
-from keymux.exchange.serve import Gateway, Parts, Terms
+from keymux.exchange.serve import Gateway, Parts
 from keymux.exchange.settle import Ledger
 from keymux.exchange.watch import Watch
 from keymux.ids import record_id
@@ -31,12 +27,11 @@ from keymux.ingress.front import Front
 from keymux.ingress.operations import Readiness, pages
 from keymux.ingress.server import DRAIN, END_NOW, RELOAD
 from keymux.pools.budget import RetryBudget
-from keymux.pools.effects import Change, Effects, Regimen
+from keymux.pools.effects import Change, Effects
 from keymux.pools.keeping import Keeper
 from keymux.pools.leasing import Leasing
 from keymux.pools.persistence import Clocks
 from keymux.pools.pool import Pool
-from keymux.providers import CATALOGUE
 from keymux.settings import BadConfig, Settings, load
 from keymux.stores.bookkeeping import Bookkeeper, recover
 from keymux.stores.journal import Journal, orphans
@@ -45,12 +40,12 @@ from keymux.stores.sqlite import SqliteStore
 from keymux.telemetry.logs import LineSink, Logs
 from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics
 from keymux.telemetry.redaction import Redactor, redact_body
-from keymux.upstream.asking import Service, Upstreams
+from keymux.tuning import parent_gone, prefer_throughput, settle_memory
+from keymux.upstream.asking import Upstreams
 from keymux.upstream.transport import Transport
 
 FOLLOW_EVERY_S = 0.5
 _AUDIT_PAGE = 1000
-_GC_THRESHOLDS = (50_000, 20, 50)
 
 
 def wall_ms() -> int:
@@ -93,7 +88,7 @@ class Application:
         self._upstreams = Upstreams(self._transport, redact_body, time.time)
         self._configure(settings)
         self.pools: dict[str, Pool] = {name: self._pool(name) for name in settings.providers}
-        self._effects = Effects(_regimen(settings), time.monotonic, self._luck, self._changed)
+        self._effects = Effects(regimen(settings), time.monotonic, self._luck, self._changed)
         self.keeper = Keeper(
             self.pools,
             _KeyStore(self.store, self.actor, self._redactor),
@@ -131,9 +126,9 @@ class Application:
 
     def _configure(self, settings: Settings) -> None:
         """Put new settings in place: the next exchange begins under them."""
-        services = _services(settings)
-        self._upstreams.configure(services, settings.limits.answer_bytes)
-        self._terms = _terms(settings, services)
+        found = services(settings)
+        self._upstreams.configure(found, settings.limits.answer_bytes)
+        self._terms = terms(settings, found)
 
     def _pool(self, name: str) -> Pool:
         retry = self.settings.retry
@@ -157,7 +152,7 @@ class Application:
             StoreUnavailable: the store cannot be opened.
             StoreUnusable: it is not ours, or too new.
         """
-        _prefer_throughput()
+        prefer_throughput()
         self._sink.start()
         try:
             interrupted = await self._load()
@@ -174,7 +169,7 @@ class Application:
         ):
             self.background.spawn(work)
         self._listen_to_signals()
-        _settle_memory()
+        settle_memory()
         self.readiness.is_ready = True
         self.logs.logger.info(
             "ready",
@@ -237,9 +232,7 @@ class Application:
 
     async def _mind_the_parent(self) -> None:
         """End when the supervisor is gone: nobody would restart or stop this process."""
-        parent = os.getppid()
-        while os.getppid() == parent:  # noqa: ASYNC110 -- the kernel has no event for it
-            await asyncio.sleep(1.0)
+        await parent_gone()
         self.logs.logger.error("the supervisor is gone; stopping")
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -263,9 +256,9 @@ class Application:
             if name not in self.pools:
                 self.pools[name] = self._pool(name)
                 await self.keeper.load_pool(name)
-        self._effects.regimen = _regimen(settings)
+        self._effects.regimen = regimen(settings)
         self._configure(settings)
-        self.logs.logger.info("config reloaded", needs_restart=_fixed(before, settings))
+        self.logs.logger.info("config reloaded", needs_restart=needing_restart(before, settings))
 
     # -- what happens elsewhere ----------------------------------------------------------------
     async def _follow(self) -> None:
@@ -366,64 +359,3 @@ class _KeyStore:
 
     async def promote(self, provider: str, dead_key: str, at: int) -> str | None:
         return await self._store.backups.promote(provider, dead_key, at=at, actor=self._actor)
-
-
-def _settle_memory() -> None:
-    """What lives as long as the process is never looked at again by the collector."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
-
-def _prefer_throughput() -> None:
-    """Let threads finish what they do before a woken one takes their place.
-
-    A worker is one Python thread and a few native ones that wake each other for every request.
-    Under the ordinary policy each wake-up may interrupt the thread that caused it; measured on one
-    core, a fifth of the time went into that.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _terms(settings: Settings, services: Mapping[str, Service]) -> Terms:
-    routes = settings.routes()
-    steps = {
-        (model.id, wire_format, operation): tuple(
-            step
-            for step in first_steps(model.route)
-            if services[step.target.provider].serves(wire_format, operation)
-        )
-        for model in routes.models.values()
-        for wire_format in WireFormat
-        for operation in Operation
-    }
-    return Terms(routes, steps, Rules(settings.patience(), settings.timeouts, settings.limits))
-
-
-def _services(settings: Settings) -> Mapping[str, Service]:
-    return {
-        name: Service(
-            CATALOGUE[provider.kind], provider.url, ca_file=provider.ca_file, http2=provider.http2
-        )
-        for name, provider in settings.providers.items()
-    }
-
-
-def _regimen(settings: Settings) -> Regimen:
-    throttled, failing, provider = settings.backoffs()
-    cooldown = settings.cooldown
-    return Regimen(
-        throttled=throttled,
-        failing=failing,
-        provider=provider,
-        exhausted_s=cooldown.exhausted_s,
-        model_off_s=cooldown.model_off_s,
-        failure_threshold=cooldown.failure_threshold,
-    )
-
-
-def _fixed(before: Settings, after: Settings) -> list[str]:
-    """Changes that only a restart brings into effect."""
-    names = ("host", "port", "store", "journal", "log", "retry")
-    return [name for name in names if getattr(before, name) != getattr(after, name)]
