@@ -1,19 +1,16 @@
 """What every provider dialect keeps to, whoever wrote it: new files are tested by themselves."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
-import keymux
 from keymux import providers
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.providers import CATALOGUE, by_name
 from keymux.providers.base import Provider
 from keymux.settings.address import check_address
+from tests.providers.new_file import run_with
 
 FOLDER = Path(providers.__file__).parent
 SHARED = {"__init__", "base", "signs"}
@@ -137,25 +134,10 @@ def test_a_sign_names_something(provider: Provider) -> None:
 
 
 # -- a new one -------------------------------------------------------------------------------------
-def _catalogue_with(tmp_path: Path, files: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    package = tmp_path / "keymux"
-    copytree(Path(keymux.__file__).parent, package, ignore=lambda *_: {"__pycache__"})
-    for name, text in files.items():
-        (package / "providers" / name).write_text(text)
-    show = "from keymux.providers import CATALOGUE; print(*CATALOGUE)"
-    return subprocess.run(
-        [sys.executable, "-c", show],
-        capture_output=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        text=True,
-    )
-
-
 def test_a_new_file_is_all_it_takes(tmp_path: Path) -> None:
     """Dropping a file into the folder adds its dialect, and nothing else changes."""
-    shown = _catalogue_with(tmp_path, {"acme.py": NEW, "words.py": '"""No dialect."""\n'})
+    show = "from keymux.providers import CATALOGUE; print(*CATALOGUE)"
+    shown = run_with(tmp_path, {"acme.py": NEW, "words.py": '"""No dialect."""\n'}, show)
 
     assert shown.stderr == ""
     assert shown.stdout.split() == sorted([*CATALOGUE, "acme"])
