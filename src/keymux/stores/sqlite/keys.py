@@ -6,17 +6,17 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from keymux.core.health import AFTER, Event, Status
+from keymux.core.health import Event
 from keymux.core.records import KeyRecord, KeyState, Shade, Transition
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
+from keymux.stores import states
 from keymux.stores.port import NoSuchRecord
 from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.database import Database, table, transaction
+from keymux.stores.states import Seen
 
 _read_shades = msgspec.json.Decoder(dict[str, Shade]).decode
-_STATUSES = frozenset(Status)
-_OPERATORS = frozenset({Status.DISABLED, Status.QUARANTINED})
 
 
 def now_ms() -> int:
@@ -142,33 +142,17 @@ def _change(
     record = find(connection, provider, key_id)
     if record is None:
         raise NoSuchRecord(key_id)
-    before = record.state
-    keeps = event in {Event.DISABLE, Event.ENABLE}
-    status = AFTER[event][before.status]
-    is_well = status is Status.HEALTHY
-    after = KeyState(
-        status=status,
-        cooldown_until=before.cooldown_until if keeps and not is_well else None,
-        reason=reason,
-        generation=before.generation + 1,
-        shades=before.shades if keeps else {},
-    )
-    changed = msgspec.structs.replace(
-        record,
-        state=after,
-        replaced_by="" if is_well else record.replaced_by,
-        updated_at=now_ms(),
-    )
+    changed = states.after_operator(record, event, reason=reason, at=now_ms())
     _store_state(connection, provider, changed)
     entry = audit.Entry(
         id=record_id("aud"),
-        at=now_ms(),
+        at=changed.updated_at,
         actor=actor,
         action=f"key.{event}",
         provider=provider,
         subject=key_id,
-        before=_status(before),
-        after=_status(after),
+        before=states.seen(record.state).status,
+        after=states.seen(changed.state).status,
         reason=reason,
     )
     audit.write(connection, entry)
@@ -176,11 +160,7 @@ def _change(
 
 
 def apply(connection: sqlite3.Connection, transition: Transition, known: Collection[str]) -> None:
-    """Write a transition of the server's within the caller's transaction.
-
-    What an operator decided, or a later transition, is not overwritten; the audit gets it anyway.
-    A transition for one model changes the cooldown of that model and nothing else, so that
-    processes which see different models do not overwrite each other.
+    """Write a transition of the server's within the caller's transaction; the audit always gets it.
 
     Args:
         connection: within a transaction.
@@ -196,52 +176,18 @@ def apply(connection: sqlite3.Connection, transition: Transition, known: Collect
         subject=transition.key,
         before=transition.before,
         after=transition.after,
-        reason=_with_model(transition),
+        reason=states.reason_of(transition),
     )
-    state = transition.key_state
-    if not audit.write(connection, entry) or state is None or transition.provider not in known:
+    if not audit.write(connection, entry) or transition.provider not in known:
         return
     record = find(connection, transition.provider, transition.key)
-    if record is None or record.state.generation > state.generation:
-        return
-    if record.state.status in _OPERATORS:
-        return
-    failed = transition.after is not Status.HEALTHY
-    changed = msgspec.structs.replace(
-        record,
-        state=_after(record.state, transition.model, state),
-        last_error=transition.reason if failed else record.last_error,
-        updated_at=transition.at,
-    )
-    _store_state(connection, transition.provider, changed)
-
-
-def _after(stored: KeyState, model: str, told: KeyState) -> KeyState:
-    """The stored state after a transition, of the key itself or of one model."""
-    if not model:
-        told = _later(stored, told) if stored.generation == told.generation else told
-        return msgspec.structs.replace(told, shades=stored.shades)
-    shades = {name: shade for name, shade in stored.shades.items() if name != model}
-    if model in told.shades:
-        shades[model] = told.shades[model]
-    return msgspec.structs.replace(stored, shades=shades)
-
-
-def _later(stored: KeyState, told: KeyState) -> KeyState:
-    """Of two states that processes came to at once, the one that keeps the key away for longer."""
-    if stored.cooldown_until is None or told.status in _OPERATORS:
-        return told
-    if told.cooldown_until is None or told.cooldown_until < stored.cooldown_until:
-        return stored
-    return told
-
-
-def _with_model(transition: Transition) -> str:
-    return f"{transition.reason} ({transition.model})" if transition.model else transition.reason
+    changed = states.after_transition(record, transition) if record else None
+    if changed is not None:
+        _store_state(connection, transition.provider, changed)
 
 
 def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecord) -> None:
-    state = record.state
+    state, seen = record.state, states.seen(record.state)
     statement = (
         f"UPDATE {table(provider, 'keys')} SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
         "modelCooldowns = ?, step = ?, generation = ?, consecutiveFailures = ?, suspectedAt = ?, "
@@ -250,9 +196,9 @@ def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecor
     connection.execute(
         statement,
         (
-            _status(state),
-            state.reason or _shade_reason(state),
-            _until(state),
+            seen.status,
+            seen.reason,
+            seen.until,
             msgspec.json.encode(state.shades).decode(),
             state.step,
             state.generation,
@@ -266,49 +212,17 @@ def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecor
     )
 
 
-def _worst(state: KeyState) -> Shade | None:
-    """The cooldown of a single model that lasts longest, if the key itself is well."""
-    if state.status is not Status.HEALTHY or not state.shades:
-        return None
-    return max(state.shades.values(), key=lambda shade: shade.until or 0)
-
-
-def _status(state: KeyState) -> str:
-    """The status that operators see: a key that cools for a model is not healthy to them."""
-    worst = _worst(state)
-    return (worst.status if worst else state.status).value
-
-
-def _until(state: KeyState) -> int | None:
-    worst = _worst(state)
-    return worst.until if worst else state.cooldown_until
-
-
-def _shade_reason(state: KeyState) -> str:
-    worst = _worst(state)
-    return worst.reason if worst else ""
-
-
-def status_of(word: str) -> Status:
-    """A stored status; a word that was put there by hand and means nothing keeps the traffic away.
-
-    It is no reason to turn away all the other keys, and only an operator can say what was meant.
-    """
-    return Status(word) if word in _STATUSES else Status.DISABLED
-
-
 def _shades(text: str) -> dict[str, Shade]:
     try:
         return _read_shades(text)
-    except msgspec.MsgspecError:  # changed by hand, as above
+    except msgspec.MsgspecError:  # changed by hand, which is no reason to refuse all keys
         return {}
 
 
 def _record(row: sqlite3.Row) -> KeyRecord:
-    status, until = status_of(row["status"]), row["cooldownUntil"]
     shades = _shades(row["modelCooldowns"])
-    worst = _worst(KeyState(shades=shades))
-    derived = worst is not None and (worst.status, worst.until) == (status, until)
+    stored = Seen(states.status_of(row["status"]), row["cooldownUntil"], row["statusReason"])
+    own = states.unseen(stored, shades)
     return KeyRecord(
         id=row["_id"],
         secret=row["apiKey"],
@@ -322,9 +236,9 @@ def _record(row: sqlite3.Row) -> KeyRecord:
         last_used_at=row["lastUsedAt"],
         updated_at=row["updatedAt"],
         state=KeyState(
-            status=Status.HEALTHY if derived else status,
-            cooldown_until=None if derived else until,
-            reason="" if derived else row["statusReason"],
+            status=own.status,
+            cooldown_until=own.until,
+            reason=own.reason,
             step=row["step"],
             generation=row["generation"],
             failures=row["consecutiveFailures"],

@@ -11,8 +11,9 @@ from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
 from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
-from keymux.stores.sqlite.keys import SqliteKeys, now_ms, status_of
+from keymux.stores.sqlite.keys import SqliteKeys, now_ms
 from keymux.stores.sqlite.ledger import SqliteLedger
+from keymux.stores.states import status_of
 
 
 class SqliteStore:
