@@ -81,10 +81,11 @@ async def test_exchanges_of_unknown_keys_and_providers_are_kept(store: Store) ->
     """The key was removed, or the config names the provider no more: the row is written anyway."""
     rows = (exchange(1, key="gone"), exchange(2, provider="gone", attempts=(attempt("x", "gone"),)))
     gone = transition("t1", cooling(9), provider="gone")
-    await store.ledger.write(Batch(rows=rows, transitions=(gone,)))
+    await store.ledger.write(Batch(rows=rows, transitions=(gone, transition("t2", cooling(9)))))
 
     assert len(await store.ledger.latest(10)) == 2
-    assert await actions_in(store) == [("key.transition", "k1")]
+    assert await actions_in(store) == [("key.transition", "k1")] * 2
+    assert await store.keys.load(ACME) == []
 
 
 async def test_a_batch_may_be_written_again(store: Store) -> None:
