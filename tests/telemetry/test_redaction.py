@@ -69,6 +69,14 @@ def test_values_are_searched_to_their_depth() -> None:
     [
         pytest.param(SECRET, id="as it is"),
         pytest.param(quote(SECRET, safe=""), id="percent-encoded"),
+        pytest.param(quote(SECRET, safe="").lower(), id="percent-encoded in lower case"),
+        pytest.param(SECRET.replace("/", "\\/"), id="with escaped slashes, as some JSON has it"),
+        pytest.param(
+            "".join(f"\\u{ord(letter):04X}" for letter in SECRET), id="in JSON's code points"
+        ),
+        pytest.param(
+            SECRET.replace("/", "\\u002f").replace("+", "\\u002b"), id="partly in code points"
+        ),
         pytest.param(sha256(SECRET.encode()).hexdigest(), id="as its hash"),
         pytest.param(base64.b64encode(SECRET.encode()).decode(), id="in base64"),
     ],

@@ -3,8 +3,8 @@
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
-from urllib.parse import quote
 
 _MARK = "***"
 _LOOKS_SECRET = re.compile(
@@ -53,12 +53,27 @@ def redact_body(body: bytes, secret: str) -> bytes:
 
     Everything else stays as it came, byte for byte.
     """
-    spellings = (
-        secret,
-        quote(secret, safe=""),
-        sha256(secret.encode()).hexdigest(),
-        b64encode(secret.encode()).decode(),
-    )
-    for spelling in spellings:
-        body = body.replace(spelling.encode(), _MARK.encode())
+    body = _spelled(secret).sub(_MARK.encode(), body)
     return _LOOKS_SECRET.sub(_MARK, body.decode("latin-1")).encode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def _spelled(secret: str) -> re.Pattern[bytes]:
+    """Finds a secret: letter by letter as URLs and JSON may write it, hashed, or in base64."""
+    letters = "".join(_as_urls_and_json_write_it(letter) for letter in secret)
+    hashed = sha256(secret.encode()).hexdigest()
+    coded = re.escape(b64encode(secret.encode()).decode())
+    return re.compile(f"{letters}|{hashed}|{coded}".encode())
+
+
+def _as_urls_and_json_write_it(letter: str) -> str:
+    code = ord(letter)
+    return (
+        rf"(?:\\?{re.escape(letter)}|%{_in_any_case(f'{code:02x}')}"
+        rf"|\\u{_in_any_case(f'{code:04x}')})"
+    )
+
+
+def _in_any_case(digits: str) -> str:
+    """Hexadecimal digits in upper or lower case."""
+    return "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in digits)

@@ -176,11 +176,12 @@ class Ask:
     def _fault(
         self, status: int, body: bytes, told: float | None, head: "UpstreamAnswer | None"
     ) -> UpstreamFault:
-        complaint = read_complaint(status, body)
+        clean = self.redact(body)
+        complaint = read_complaint(status, clean)  # its codes go to the ledger
         answer = Answer(
             status=complaint.status,
             content_type=head.content_type if head else "application/json",
-            body=self.redact(body),
+            body=clean,
             headers=(*head.headers, *head.id_headers()) if head else _JSON,
         )
         fault = read_fault(self._provider, complaint, answer, request=self._request.body, told=told)
