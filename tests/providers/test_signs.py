@@ -106,6 +106,33 @@ def test_words_that_the_request_holds_are_not_believed(request_body: bytes) -> N
 
 
 @pytest.mark.parametrize(
+    ("message", "request_body"),
+    [
+        pytest.param(
+            r"model \"a\"\n\thas no access",
+            _request('model "a"\n\thas no access'),
+            id="escaped once more",
+        ),
+        pytest.param("model a/b has no access", rb'{"x":"model a\/b has no access"}', id="a slash"),
+        pytest.param(
+            r"model a\/b: no access", rb'{"x":"model a\\\\\/b: no access"}', id="and a backslash"
+        ),
+        pytest.param(
+            "model ä has no access", _request("model ä has no access"), id="another script"
+        ),
+    ],
+)
+def test_what_is_quoted_may_be_spelled_as_the_upstream_likes(
+    message: str, request_body: bytes
+) -> None:
+    """Escapes in the message, other escapes in the request."""
+    mark = sign(KeySpent, words=r"model.{0,80}access")
+
+    assert not mark.is_met(Complaint(403, message=message), request_body)
+    assert mark.is_met(Complaint(403, message=message), EMPTY)
+
+
+@pytest.mark.parametrize(
     "request_body",
     [
         pytest.param(EMPTY, id="nothing of it"),
