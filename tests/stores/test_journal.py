@@ -39,7 +39,7 @@ from keymux.stores.journal import (
     entries_of,
     orphans,
 )
-from keymux.stores.port import StoreUnusable
+from keymux.stores.port import StoreUnavailable, StoreUnusable
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
@@ -344,6 +344,16 @@ def test_a_full_disk_shows_before_anything_is_lost(journal: Journal, tmp_path: P
     assert taken == [f"{number}" for number in range(9)]
     assert len(files) == 3
     assert _names(_in(journal)) == [*taken, "small", "large"]
+
+
+def test_no_space_at_the_start(tmp_path: Path) -> None:
+    """A process that is started again and again on a full disk leaves nothing there each time."""
+    with _full_disk(), pytest.raises(StoreUnavailable, match="no space for a journal"):
+        Journal(tmp_path, "me")
+    left = list(tmp_path.iterdir())
+    Journal(tmp_path, "me").close()
+
+    assert left == []
 
 
 def test_what_no_segment_can_hold_is_refused(journal: Journal) -> None:

@@ -25,7 +25,7 @@ from zlib import crc32
 import msgspec
 
 from keymux.core.records import AttemptStarted, ExchangeRow, Reservation, Transition
-from keymux.stores.port import StoreUnusable
+from keymux.stores.port import StoreUnavailable, StoreUnusable
 
 SEGMENT_BYTES = 4 * 2**20
 
@@ -150,6 +150,9 @@ class Journal:
     Args:
         folder: common to all processes that share a store.
         name: of this process; a folder of that name is made.
+
+    Raises:
+        StoreUnavailable: there is no space; nothing is left behind.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -163,8 +166,15 @@ class Journal:
         self._number = 0
         self._where: dict[str, list[Segment]] = {}
         self._full: list[Segment] = []
-        self._current = self._segment()
-        self._spares = [self._segment() for _ in range(_SPARES)]
+        try:
+            self._current = self._segment()
+            self._spares = [self._segment() for _ in range(_SPARES)]
+        except OSError as error:
+            _delete(self._home)
+            os.close(self._lock)
+            raise StoreUnavailable(
+                f"no space for a journal in {folder}: {error.strerror}"
+            ) from error
 
     def _segment(self) -> Segment:
         self._number += 1
