@@ -133,3 +133,27 @@ def test_the_audit_names_the_model() -> None:
     """If there is one."""
     assert reason_of(transition("t1", cooling(9))) == "reason of t1"
     assert reason_of(transition("t1", shaded("haiku", 9), "haiku")) == "reason of t1 (haiku)"
+
+
+MODELS = [
+    pytest.param(shaded("sonnet", 90), {"sonnet": 90, "haiku": 30}, id="it cools for longer"),
+    pytest.param(shaded("sonnet", 10), {"sonnet": 10, "haiku": 30}, id="it cools anew"),
+    pytest.param(KeyState(), {"haiku": 30}, id="it is well"),
+    pytest.param(shaded("haiku", 99), {"haiku": 30}, id="what is told of others does not count"),
+]
+
+
+@pytest.mark.parametrize(("told", "expected"), MODELS)
+def test_news_of_one_model_are_of_that_model(told: KeyState, expected: dict[str, int]) -> None:
+    """The key's own health and its other models stay as they are stored."""
+    shades = shaded("sonnet", 60).shades | shaded("haiku", 30).shades
+    stored = replace(cooling(60), shades=shades)
+    newer = replace(told, generation=2)
+    news = replace(transition("t1", cooling(1)), model="sonnet", key_state=newer)
+    after = after_transition(key("k1", state=stored), news)
+
+    assert after is not None
+    assert replace(after.state, shades={}) == cooling(60)
+    assert {name: shade.until for name, shade in after.state.shades.items()} == {
+        name: NOON + seconds * 1000 for name, seconds in expected.items()
+    }
