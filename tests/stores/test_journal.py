@@ -140,7 +140,7 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
 
 
 @given(st.lists(ENTRIES, max_size=20))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_what_was_appended_is_read_back(entries: list[Entry]) -> None:
     """Every kind of entry, in order and unchanged, by this process and by the next."""
     with TemporaryDirectory() as folder:
