@@ -78,6 +78,7 @@ SAID: list[tuple[int, str, type[UpstreamFault]]] = [
     (403, "Sorry: the workspace was temporarily suspended", faults.KeyRevoked),
     (401, "key sk-...abcd is blocked", faults.KeyRevoked),
     (403, "Your API key was reported as leaked. Please use another API key.", faults.KeyRevoked),
+    (401, "your api key was reported as leaked", faults.KeyRevoked),
     (403, "Access has been terminated.", faults.KeyRevoked),
     (401, "Your access was revoked by an administrator", faults.KeyRevoked),
     (400, "The field is not valid: your account has been banned", faults.RequestRefused),
