@@ -59,15 +59,11 @@ class Leasing:
             steps: where to look, best first.
             turn: what the attempt means for the provider's retry budget.
         """
-        now = self._clock()
         for step in steps:
-            pool = self._pools[step.target.provider]
-            if step.pause_s or (turn is Turn.RETRY and not pool.budget.allows(now)):
+            if step.pause_s:
                 continue
-            lease = pool.take(step, now)
+            lease = self._take(step, turn)
             if lease is not None:
-                pool.budget.note(now, turn)
-                self.lent += 1
                 return lease
         return None
 
@@ -121,12 +117,21 @@ class Leasing:
             if not pool.could_take(step, now):
                 continue
             await asyncio.sleep(step.pause_s)
-            lease = pool.take(step, self._clock())
+            lease = self._take(step, turn)  # others paused, too: what is left of the budget now?
             if lease is not None:
-                pool.budget.note(now, turn)
-                self.lent += 1
                 return lease
         return None
+
+    def _take(self, step: Step, turn: Turn) -> Lease | None:
+        """A lease for a step, if the budget allows it and a key is ready."""
+        pool, now = self._pools[step.target.provider], self._clock()
+        if turn is Turn.RETRY and not pool.budget.allows(now):
+            return None
+        lease = pool.take(step, now)
+        if lease is not None:
+            pool.budget.note(now, turn)
+            self.lent += 1
+        return lease
 
     def _outlook(self, steps: Sequence[Step], turn: Turn, now: float) -> Outlook:
         """What may be hoped for, all steps together."""
