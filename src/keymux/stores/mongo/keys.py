@@ -1,0 +1,191 @@
+"""Upstream keys: a collection for each provider."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pymongo import UpdateOne
+
+from keymux.core.health import Event
+from keymux.core.records import KeyRecord
+from keymux.stores.merging import after_decision, shown_status
+from keymux.stores.mongo import audit
+from keymux.stores.mongo.database import Database, Session, Stored, collection_name
+from keymux.stores.mongo.documents import key_document, key_record, state_fields
+from keymux.stores.mongo.fields import named
+from keymux.stores.mongo.reading import Reader
+from keymux.stores.mongo.writing import as_found, insert_new, without_known
+from keymux.stores.port import NoSuchRecord, StoreUnavailable
+
+_TRIES = 20
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class MongoKeys:
+    """See `keymux.stores.port.Keys`."""
+
+    def __init__(self, database: Database, reader: Reader) -> None:
+        self._database = database
+        self._reader = reader
+
+    async def load(self, provider: str) -> list[KeyRecord]:
+        """All of them, oldest first; of several documents with one secret the oldest."""
+        name = collection_name(provider, "keys")
+
+        async def work() -> list[KeyRecord]:
+            documents = await self._database.collection(name).find().to_list()
+            found = self._reader.records(name, key_record, documents)
+            return self._each_secret_once(name, sorted(found, key=_age))
+
+        return await self._database.run(work)
+
+    def _each_secret_once(self, name: str, records: Iterable[KeyRecord]) -> list[KeyRecord]:
+        """A provider counts by secret: used as two keys, one would be sent to while it cools."""
+        first: dict[str, KeyRecord] = {}
+        for record in records:
+            twin = first.setdefault(record.secret, record)
+            if twin is not record:
+                self._reader.tell(
+                    f"{name}: the document {record.id!r} is left out: "
+                    f"{twin.id!r} holds the same upstream key"
+                )
+        return list(first.values())
+
+    async def find(self, provider: str, key_id: str) -> KeyRecord | None:
+        """One of them."""
+
+        async def work() -> KeyRecord | None:
+            found = await find(self._database, self._reader, provider, key_id)
+            return None if found is None else found[0]
+
+        return await self._database.run(work)
+
+    async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
+        """Insert those whose secret is not known yet; gives the ids that were inserted."""
+
+        async def work(session: Session) -> list[str]:
+            name, now = collection_name(provider, "keys"), now_ms()
+            documents = [key_document(name, record.id, record, now) for record in records]
+            return await insert(self._database, provider, documents, actor, session)
+
+        return await self._database.transact(work)
+
+    async def change(
+        self, provider: str, key_id: str, event: Event, *, actor: str, reason: str
+    ) -> KeyRecord:
+        """An operator's DISABLE, ENABLE, RESET or RESTORE.
+
+        Raises:
+            NoSuchRecord: there is no such key.
+        """
+
+        async def work(session: Session) -> KeyRecord:
+            before, after = await self._decide(provider, key_id, event, reason, session)
+            entry = audit.Entry(
+                at=after.updated_at,
+                actor=actor,
+                action=f"key.{event}",
+                provider=provider,
+                subject=key_id,
+                before=shown_status(before.state),
+                after=shown_status(after.state),
+                reason=reason,
+            )
+            await audit.write(self._database, [entry], session)
+            return after
+
+        return await self._database.transact(work)
+
+    async def _decide(
+        self, provider: str, key_id: str, event: Event, reason: str, session: Session
+    ) -> tuple[KeyRecord, KeyRecord]:
+        """Change a key; gives how it was and how it is."""
+        for _ in range(_TRIES):
+            found = await find(self._database, self._reader, provider, key_id, session)
+            if found is None:
+                raise NoSuchRecord(key_id)
+            before, document = found
+            after = after_decision(before, event, reason=reason, at=now_ms())
+            if await self._put(provider, document, after, session):
+                return before, after
+        raise StoreUnavailable(f"{self._database.where}: too many others change {key_id}")
+
+    async def _put(
+        self, provider: str, document: Stored, after: KeyRecord, session: Session
+    ) -> bool:
+        done = await self._database.collection(collection_name(provider, "keys")).bulk_write(
+            [state_update(document, after)], session=session
+        )
+        return done.matched_count == 1
+
+    async def remove(self, provider: str, key_id: str, actor: str) -> None:
+        """Delete one.
+
+        Raises:
+            NoSuchRecord: there is no such key.
+        """
+
+        async def work(session: Session) -> None:
+            if not await delete(self._database, provider, named(key_id), actor, session):
+                raise NoSuchRecord(key_id)
+
+        await self._database.transact(work)
+
+
+def _age(record: KeyRecord) -> tuple[int, str]:
+    return record.created_at, record.id
+
+
+async def find(
+    database: Database, reader: Reader, provider: str, key_id: str, session: Session = None
+) -> tuple[KeyRecord, Stored] | None:
+    """A key and its document, or None."""
+    name = collection_name(provider, "keys")
+    document = await database.collection(name).find_one(named(key_id), session=session)
+    record = document and reader.record(name, key_record, document)
+    return (record, document) if record and document else None
+
+
+def state_update(document: Stored, record: KeyRecord) -> UpdateOne:
+    """Write the health of a key, unless somebody else did so meanwhile."""
+    unchanged = as_found(document, "revision", "status", "generation")
+    return UpdateOne(unchanged, {"$set": state_fields(record), "$inc": {"revision": 1}})
+
+
+async def insert(
+    database: Database, provider: str, documents: Sequence[Stored], actor: str, session: Session
+) -> list[str]:
+    """Add keys unless their secret or id is there; gives the ids of those that were added."""
+    collection = database.collection(collection_name(provider, "keys"))
+    fresh = await without_known(collection, documents, session)
+    done = [str(document["_id"]) for document in await insert_new(collection, fresh, session)]
+    now = now_ms()
+    entries = [
+        audit.Entry(at=now, actor=actor, action="key.add", provider=provider, subject=key_id)
+        for key_id in done
+    ]
+    await audit.write(database, entries, session)
+    return done
+
+
+async def delete(
+    database: Database, provider: str, wanted: dict[str, Any], actor: str, session: Session
+) -> bool:
+    """Remove a key; False if it was not there."""
+    collection = database.collection(collection_name(provider, "keys"))
+    gone = await collection.find_one_and_delete(wanted, projection={"_id": True}, session=session)
+    if gone is None:
+        return False
+    entry = audit.Entry(
+        at=now_ms(),
+        actor=actor,
+        action="key.remove",
+        provider=provider,
+        subject=str(gone["_id"]),
+    )
+    await audit.write(database, [entry], session)
+    return True

@@ -1,0 +1,57 @@
+"""The ledger: settled exchanges, and the health that is written with them."""
+
+from keymux.core.records import ExchangeRow, UsageLine
+from keymux.stores.mongo import booking, transitions
+from keymux.stores.mongo.booking import EXCHANGES, StepByStep
+from keymux.stores.mongo.database import Database, Session
+from keymux.stores.mongo.reading import Reader
+from keymux.stores.mongo.rows import exchange_row
+from keymux.stores.mongo.usage import usage
+from keymux.stores.port import Batch, UsageQuery
+
+
+class MongoLedger:
+    """See `keymux.stores.port.Ledger`."""
+
+    def __init__(self, database: Database, reader: Reader) -> None:
+        self._database = database
+        self._reader = reader
+        self._step_by_step = StepByStep(database, reader)
+
+    async def write(self, batch: Batch) -> None:
+        """Write a batch; what is there already is left alone."""
+
+        async def work(session: Session) -> None:
+            if batch.rows and session is not None:
+                await booking.book(self._database, batch.rows, session)
+            elif batch.rows:
+                await self._step_by_step.book(batch.rows)
+            if batch.transitions:
+                await transitions.apply(self._database, self._reader, batch.transitions, session)
+
+        if batch.rows or batch.transitions:
+            await self._database.transact(work)
+
+    async def find(self, exchange_id: str) -> ExchangeRow | None:
+        """One exchange."""
+
+        async def work() -> ExchangeRow | None:
+            document = await self._database.collection(EXCHANGES).find_one({"_id": exchange_id})
+            if document is None:
+                return None
+            return self._reader.record(EXCHANGES, exchange_row, document)
+
+        return await self._database.run(work)
+
+    async def latest(self, limit: int) -> list[ExchangeRow]:
+        """The last ones, newest first."""
+
+        async def work() -> list[ExchangeRow]:
+            found = self._database.collection(EXCHANGES).find(sort=[("_id", -1)], limit=limit)
+            return self._reader.records(EXCHANGES, exchange_row, await found.to_list())
+
+        return await self._database.run(work)
+
+    async def usage(self, query: UsageQuery) -> list[UsageLine]:
+        """Usage added up."""
+        return await self._database.run(lambda: usage(self._database.collection(EXCHANGES), query))

@@ -1,0 +1,216 @@
+"""Promotion: a backup key takes over for a dead key, once, whoever asks how often.
+
+Each death of a key has a name, its *claim*: the key and how many times it was replaced before. A
+spare takes the claim first, and a unique index lets only one spare have it. Then the spare's key
+joins the pool, then the dead key is marked, then it is audited. Where the server has transactions
+all of that is one; where it has none, whoever asks next finds the claim and goes on from where a
+process died. Only the line of the audit can be left over, which `Promoter.finish` writes.
+"""
+
+from msgspec import Struct
+from pymongo.errors import DuplicateKeyError
+
+from keymux.core.records import BackupKeyRecord, KeyRecord
+from keymux.core.secrets import hash_of
+from keymux.ids import record_id
+from keymux.stores.mongo import audit, keys
+from keymux.stores.mongo.database import Database, Session, Stored, collection_name
+from keymux.stores.mongo.documents import Id, backup_record, key_document
+from keymux.stores.mongo.fields import date, moment, name_of, number
+from keymux.stores.mongo.reading import Reader
+from keymux.stores.mongo.writing import as_found
+
+_KEEPER = "keymux"
+
+
+class _Death(Struct, frozen=True):
+    """A dead key that is to be replaced.
+
+    Attributes:
+        record: the key.
+        document: as it was found.
+        claim: the name of this death.
+        at: when it is replaced.
+        actor: by whom.
+    """
+
+    provider: str
+    record: KeyRecord
+    document: Stored
+    claim: str
+    at: int
+    actor: str
+
+
+class Promoter:
+    """Lets backup keys take over.
+
+    Args:
+        database: where they are.
+        reader: of documents.
+    """
+
+    def __init__(self, database: Database, reader: Reader) -> None:
+        self._database = database
+        self._reader = reader
+
+    async def promote(
+        self, provider: str, dead_key: str, when: tuple[int, str], session: Session
+    ) -> str | None:
+        """Let the oldest unused spare take over; gives the new key's id, None without one."""
+        found = await keys.find(self._database, self._reader, provider, dead_key, session)
+        if found is None:
+            return None
+        record, document = found
+        if record.replaced_by:
+            return record.replaced_by
+        claim = _claim(record, number(document, "replacements"))
+        death = _Death(provider, record, document, claim, *when)
+        while (spare := await self._claimed(death, session)) is not None:
+            spare_id, backup = spare
+            key_id = await self._joined(death, spare_id, backup, session)
+            if key_id is not None:
+                await self._mark_the_dead(death, key_id, session)
+                await self._audit(death, key_id, session)
+                return key_id
+            await self._pass_over(death, spare_id, session)
+        return None
+
+    # -- the spare -----------------------------------------------------------------------------
+    async def _claimed(self, death: _Death, session: Session) -> tuple[Id, BackupKeyRecord] | None:
+        """The spare that has the claim; the oldest one gets it now if none has."""
+        name = collection_name(death.provider, "backup_keys")
+        collection = self._database.collection(name)
+        while True:
+            wanted = {"$or": [{"claim": death.claim}, {"isUsed": {"$nin": [True, 1]}}]}
+            documents = await collection.find(wanted, session=session).to_list()
+            spares = [
+                (document, record)
+                for document in documents
+                if (record := self._reader.record(name, backup_record, document))
+            ]
+            for document, record in spares:
+                if document.get("claim") == death.claim:
+                    return document["_id"], record
+            if not spares:
+                return None
+            document, record = min(spares, key=_age)
+            if await self._takes(death, document, session):
+                return document["_id"], record
+
+    async def _takes(self, death: _Death, document: Stored, session: Session) -> bool:
+        """Give the claim to a spare; False if somebody else came first, here or there."""
+        name = collection_name(death.provider, "backup_keys")
+        used = {
+            "claim": death.claim,
+            "isUsed": True,
+            "activated": True,
+            "usedFor": death.document["_id"],
+            "usedAt": date(death.at),
+        }
+        try:
+            done = await self._database.collection(name).update_one(
+                as_found(document, "isUsed", "claim"), {"$set": used}, session=session
+            )
+        except DuplicateKeyError:
+            if session is not None:
+                raise
+            return False
+        return done.matched_count == 1
+
+    async def _joined(
+        self, death: _Death, spare_id: Id, spare: BackupKeyRecord, session: Session
+    ) -> str | None:
+        """Put the spare's key into the pool; None if its secret was there before."""
+        name = collection_name(death.provider, "keys")
+        pool = self._database.collection(name)
+        while True:
+            known = await pool.find_one({"keyHash": hash_of(spare.secret)}, session=session)
+            if known is not None:
+                return name_of(known) if known.get("claim") == death.claim else None
+            taken = await pool.find_one({"_id": spare_id}, session=session)
+            key_id = record_id("key") if taken else spare_id
+            fresh = KeyRecord(
+                id=str(key_id), secret=spare.secret, label=spare.label, created_at=death.at
+            )
+            document = {**key_document(name, key_id, fresh, death.at), "claim": death.claim}
+            await keys.insert(self._database, death.provider, [document], death.actor, session)
+
+    async def _pass_over(self, death: _Death, spare_id: Id, session: Session) -> None:
+        """It would bring nothing, now and later."""
+        name = collection_name(death.provider, "backup_keys")
+        await self._database.collection(name).update_one(
+            {"_id": spare_id, "claim": death.claim},
+            {"$set": {"activated": False, "usedFor": ""}, "$unset": {"claim": True}},
+            session=session,
+        )
+
+    # -- the dead key --------------------------------------------------------------------------
+    async def _mark_the_dead(self, death: _Death, key_id: str, session: Session) -> None:
+        pool = self._database.collection(collection_name(death.provider, "keys"))
+        await pool.update_one(
+            as_found(death.document, "replacements"),
+            {
+                "$set": {"replacedBy": key_id, "updatedAt": date(death.at)},
+                "$inc": {"replacements": 1, "revision": 1},
+            },
+            session=session,
+        )
+
+    async def _audit(self, death: _Death, key_id: str, session: Session) -> None:
+        entry = audit.Entry(
+            id=_audit_id(death.provider, death.claim),
+            at=death.at,
+            actor=death.actor,
+            action="backup.promote",
+            provider=death.provider,
+            subject=key_id,
+            before=death.record.id,
+            after=key_id,
+            reason=death.record.state.reason,
+        )
+        if not await audit.known(self._database, [entry.id], session):
+            await audit.write(self._database, [entry], session)
+
+    # -- what a process left -------------------------------------------------------------------
+    async def finish(self, provider: str) -> None:
+        """Audit promotions that are done but were never audited."""
+        pool = self._database.collection(collection_name(provider, "keys"))
+        joined = {
+            _audit_id(provider, document["claim"]): document
+            async for document in pool.find({"claim": {"$type": "string"}})
+        }
+        for entry_id in await audit.known(self._database, joined, None):
+            del joined[entry_id]
+        names = [name_of(document) for document in joined.values()]
+        replaced = {
+            document["replacedBy"]: document
+            async for document in pool.find({"replacedBy": {"$in": names}})
+        }
+        entries = [
+            audit.Entry(
+                id=entry_id,
+                at=moment(document, "createdAt") or keys.now_ms(),
+                actor=_KEEPER,
+                action="backup.promote",
+                provider=provider,
+                subject=name_of(document),
+                before=name_of(replaced[name_of(document)]),
+                after=name_of(document),
+            )
+            for entry_id, document in joined.items()
+            if name_of(document) in replaced
+        ]
+        await audit.write(self._database, entries, None)
+
+
+def _claim(record: KeyRecord, replacements: int) -> str:
+    return f"{record.id}/{record.created_at}/{replacements}"
+
+
+def _audit_id(provider: str, claim: str) -> str:
+    return f"promotion:{provider}:{claim}"
+
+
+def _age(spare: tuple[Stored, BackupKeyRecord]) -> tuple[int, str]:
+    return spare[1].created_at, spare[1].id
