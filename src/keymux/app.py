@@ -35,8 +35,8 @@ from keymux.pools.pool import Pool
 from keymux.settings import BadConfig, Settings, load
 from keymux.stores.bookkeeping import Bookkeeper, recover
 from keymux.stores.journal import Journal, orphans
+from keymux.stores.opening import open_store
 from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
-from keymux.stores.sqlite import SqliteStore
 from keymux.telemetry.logs import LineSink, Logs
 from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics
 from keymux.telemetry.redaction import Redactor, redact_body
@@ -51,11 +51,6 @@ _AUDIT_PAGE = 1000
 def wall_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def open_store(settings: Settings) -> Store:
-    """The store that the config names; nothing is opened yet."""
-    return SqliteStore(settings.database)
 
 
 class Application:
@@ -78,7 +73,7 @@ class Application:
         self.background = Background(self._report)
         self.metrics = Metrics(self._gauges)
         self.readiness = Readiness()
-        self.store = open_store(settings)
+        self.store = open_store(settings.database, settings.store, self._tell_of_store)
         self._journal = Journal(settings.journal_folder, record_id("worker"))
         self.book = Bookkeeper(self._journal, self.store.ledger, self._settled, self._alarm)
         self.doorkeeper = Doorkeeper()
@@ -307,6 +302,9 @@ class Application:
 
     def _report(self, where: str, trace: str) -> None:
         self.logs.logger.error("defect", where=where, trace=trace)
+
+    def _tell_of_store(self, text: str) -> None:
+        self.logs.logger.warning("store", problem=text)
 
     def _alarm(self, text: str) -> None:
         self.logs.logger.warning("ledger", problem=text, depth=self.book.depth)

@@ -13,6 +13,7 @@ from keymux.settings import BadConfig, Settings, load, parse
 from tests.settings.configs import config, found_in, problems, read, with_model, with_provider
 from tests.wire.json_text import values
 
+BAD_STORE = "use sqlite:/// and a file name, such as sqlite:///keymux.db, or mongodb://host/name"
 BAD_NAME = "use small letters, digits and _ for its name, a letter first, at most 31"
 PLAIN_HTTP = "use https; plain http is allowed on a loopback address only"
 ROUTE = [{"provider": "acme", "model": "m-1"}]
@@ -63,7 +64,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     """Across sections, with wrong types, missing fields, missing variables and clashes of names."""
     broken = {
         "port": "8005",
-        "store": "mongodb://h",
+        "store": "postgres://h",
         "prot": 1,
         "providers": {
             "Acme": {"kind": "openai", "base_url": "http://api.example.com"},
@@ -81,7 +82,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         [
             "$.providers.box.ca_file: the environment variable NOT_SET is not set",
             "$.port: input should be a valid integer",
-            "$.store: use sqlite:/// and a file name, such as sqlite:///keymux.db",
+            f"$.store: {BAD_STORE}",
             "$.prot: no such field",
             f"$.providers.Acme.base_url: {PLAIN_HTTP}",
             f"$.providers.odd.kind: no dialect is called 'gpt'; there are {', '.join(CATALOGUE)}",

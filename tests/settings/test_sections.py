@@ -146,7 +146,7 @@ def test_a_value_of_a_provider_or_model_that_makes_no_sense(
         pytest.param("SQLITE:///x.db", False, id="in capitals"),
         pytest.param("keymux.db", False, id="a file alone"),
         pytest.param("", False, id="nothing"),
-        pytest.param("mongodb://127.0.0.1/x", False, id="another store"),
+        pytest.param("postgres://127.0.0.1/x", False, id="another store"),
         pytest.param("sqlite:///data/", False, id="a folder"),
         pytest.param("sqlite:///.", False, id="this folder"),
         pytest.param("sqlite:///data/..", False, id="the folder above"),
@@ -159,7 +159,7 @@ def test_a_value_of_a_provider_or_model_that_makes_no_sense(
         pytest.param("sqlite:///x\n.db", False, id="a newline"),
     ],
 )
-def test_a_store_is_a_file(store: str, *, sound: bool) -> None:
+def test_a_store_in_a_file(store: str, *, sound: bool) -> None:
     """Anything that SQLite would read as something else is refused."""
     told = [] if sound else ["$.store"]
 

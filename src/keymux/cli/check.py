@@ -4,7 +4,7 @@ import typer
 
 from keymux.cli import options
 from keymux.cli.saying import FAILED, fail, say, say_json
-from keymux.settings import BadConfig, load
+from keymux.settings import BadConfig, Settings, load
 
 app = options.command()
 
@@ -26,8 +26,12 @@ def check(
         return
     say(
         f"{config} is sound: providers {', '.join(settings.providers)}; "
-        f"{len(settings.models)} models; store {settings.database.absolute()}"
+        f"{len(settings.models)} models; store {_where(settings)}"
     )
+
+
+def _where(settings: Settings) -> str:
+    return str(settings.database.absolute()) if settings.database else settings.store_shown
 
 
 def _split(problems: list[str]) -> list[dict[str, str]]:

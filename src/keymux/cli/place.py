@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from keymux.cli.arguments import mention
 from keymux.cli.saying import MISUSED, fail, note
 from keymux.settings import BadConfig, Settings, load
+from keymux.stores import opening
 from keymux.stores.port import NoSuchRecord, Store, StoreUnavailable, StoreUnusable
-from keymux.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Place:
             create: make the database if there is none; otherwise the program ends here.
         """
         path = self.settings.database
-        if not path.exists():
+        if path is not None and not path.exists():
             if not create:
                 fail(
                     f"there is no database at {path.absolute()}: make it with `keymux init-db`,",
@@ -60,7 +60,10 @@ class Place:
         try:
             return asyncio.run(doing)
         except StoreUnavailable as error:
-            fail(f"the store cannot be used now: {error}", "look at its disk, then try again")
+            fail(
+                f"the store cannot be used now: {error}",
+                "look at its server or disk, then try again",
+            )
         except StoreUnusable as error:
             fail(f"the store cannot be used: {error}", "see $.store in the config")
         except NoSuchRecord as error:
@@ -93,7 +96,7 @@ def read_config(path: Path) -> Settings:
 
 def open_store(settings: Settings) -> Store:
     """The store that the config names; nothing is opened yet."""
-    return SqliteStore(settings.database)
+    return opening.open_store(settings.database, settings.store, note)
 
 
 def _login() -> str:

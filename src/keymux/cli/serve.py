@@ -8,11 +8,11 @@ import typer
 from msgspec import Struct
 
 from keymux import ids
-from keymux.app import Application, open_store
+from keymux.app import Application
 from keymux.cli import options
 from keymux.cli.demo import NoSandbox, give_keys, sandbox_for
 from keymux.cli.greeting import greeting
-from keymux.cli.place import read_config
+from keymux.cli.place import open_store, read_config
 from keymux.cli.preflight import problems
 from keymux.cli.saying import fail
 from keymux.core.records import ClientKeyRecord

@@ -13,13 +13,13 @@ from keymux.core.routing import Model, Routes
 from keymux.core.vocabulary import Metering, Price, Route, Target
 from keymux.providers import CATALOGUE
 from keymux.settings.address import check_address
+from keymux.settings.place import SQLITE, check_file, check_server, database_name, is_server, shown
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Dollars = Annotated[float, Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
 
-_SQLITE = "sqlite:///"
 _KINDS: JsonDict = {"enum": [*sorted(CATALOGUE)]}
 _ADDRESS = r"^$|^https://|^http://(127\.|localhost[:/]|localhost$|\[::1\])|^env\."
 
@@ -225,13 +225,16 @@ class Settings(Section):
     port: int = Field(default=8005, ge=1, le=65_535, description="Port to listen on.")
     store: str = Field(
         default="sqlite:///keymux.db",
-        description="sqlite:///relative.db or sqlite:////absolute.db.",
+        description="sqlite:///relative.db, sqlite:////absolute.db, or mongodb://host/database "
+        "with user, password and options as MongoDB has them.",
+        repr=False,
     )
     journal: str | None = Field(
         default=None,
         min_length=1,
         pattern=r"^[^\x00]*$",
-        description="Folder for what is not in the store yet; beside the database when left out.",
+        description="Folder for what is not in the store yet; when left out it is beside the file "
+        "of the database, or <database>.mongodb.journal where the gateway runs.",
     )
     providers: dict[str, ProviderSettings] = Field(
         min_length=1,
@@ -253,23 +256,27 @@ class Settings(Section):
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        name = value.removeprefix(_SQLITE)
-        if name == value or name.endswith(("/", "/.", "/..")) or name in {"", ".", ".."}:
-            raise ValueError("use sqlite:/// and a file name, such as sqlite:///keymux.db")
-        if not name.isprintable() or name.startswith((":", "file:")) or "?" in name:
-            raise ValueError("the store is a file: no :memory:, no parameters, no odd letters")
+        check = check_server if is_server(value) else check_file
+        check(value)
         return value
 
     @property
-    def database(self) -> Path:
-        """The file of the embedded store."""
-        return Path(self.store.removeprefix(_SQLITE))
+    def database(self) -> Path | None:
+        """The file of the embedded store; None when the store is a server."""
+        return None if is_server(self.store) else Path(self.store.removeprefix(SQLITE))
+
+    @property
+    def store_shown(self) -> str:
+        """The store without its credentials."""
+        return shown(self.store)
 
     @property
     def journal_folder(self) -> Path:
         """Where the journal lives."""
         if self.journal is not None:
             return Path(self.journal)
+        if self.database is None:
+            return Path(f"{database_name(self.store)}.mongodb.journal")
         return self.database.with_name(self.database.name.removesuffix(".db") + ".journal")
 
     def routes(self) -> Routes:
