@@ -50,6 +50,63 @@ def test_the_defaults_of_cooling_are_those_of_the_rules() -> None:
     assert (settings.cooldown.exhausted_s, settings.cooldown.model_off_s) == (3600, 21_600)
 
 
+def test_the_other_defaults() -> None:
+    """What operators who say nothing rely on; who changes one here tells them in the changelog."""
+    settings = read(with_model(price={}))
+
+    assert settings.timeouts.model_dump() == {
+        "connect_s": 5,
+        "first_event_s": 120,
+        "idle_s": 120,
+        "overall_s": 600,
+        "client_write_s": 60,
+        "client_body_s": 30,
+        "keep_alive_s": 15,
+        "early_commit_s": 25,
+        "drain_s": 600,
+    }
+    assert settings.limits.model_dump() == {
+        "body_bytes": 33_554_432,
+        "answer_bytes": 67_108_864,
+        "event_bytes": 1_048_576,
+        "header_bytes": 32_768,
+        "exchanges": 4000,
+        "count_tokens": 64,
+        "chunked_requests": False,
+    }
+    assert (settings.retry.budget_percent, settings.retry.budget_floor) == (20, 30)
+    assert (settings.retry.queue_s, settings.retry.queue_length) == (2, 100)
+    assert settings.cooldown.failure_threshold == 3
+    assert settings.routes().models["m"].route.price == Price(0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"port": 1}, id="the first port"),
+        pytest.param({"port": 65_535}, id="the last port"),
+        pytest.param({"timeouts": {"idle_s": 86_400}}, id="a day"),
+        pytest.param({"retry": {"attempts": 1, "processed_attempts": 1}}, id="a single attempt"),
+        pytest.param({"retry": {"attempts": 32, "processed_attempts": 8}}, id="the most attempts"),
+        pytest.param({"retry": {"budget_percent": 0, "budget_floor": 0}}, id="no retries"),
+        pytest.param({"retry": {"budget_percent": 100, "queue_s": 30}}, id="as many as requests"),
+        pytest.param({"retry": {"queue_s": 0, "queue_length": 1}}, id="no waiting"),
+        pytest.param({"limits": {"exchanges": 1, "count_tokens": 1}}, id="one at a time"),
+        pytest.param({"journal": "j"}, id="a journal of one letter"),
+    ],
+)
+def test_the_outermost_values_are_taken(changes: dict[str, Any]) -> None:
+    """Bounds belong to what they bound."""
+    assert found_in(config(**changes)) == []
+
+
+def test_dollars_become_millionths() -> None:
+    """The table counts in whole ones."""
+    settings = read(config(retry={"ambiguous_max_cost_usd": 12.5}))
+
+    assert settings.patience().ambiguous_max_cost_micros == 12_500_000
+
+
 def test_what_is_decided_goes_where_it_is_used() -> None:
     """Retrying and cooling as the config says."""
     settings = read(
