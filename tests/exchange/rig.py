@@ -274,7 +274,7 @@ class House:
         *visitors: Visitor,
         path: str = OPENAI_PATH,
         method: str = "POST",
-        query: bytes = b"",
+        query: str = "",
         **headers: str,
     ) -> Visitor:
         """Serve some visitors at once; gives the first."""
@@ -285,7 +285,7 @@ class House:
             "type": "http",
             "method": method,
             "raw_path": path.encode(),
-            "query_string": query,
+            "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in shown.items() if value],
         }
         run(self._serve(scope, visitors), self.clock)

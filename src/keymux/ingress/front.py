@@ -83,7 +83,7 @@ class Front:
             await self._aside(scope, client)
         elif scope["method"] != "POST":
             fault = WrongMethod(allowed="POST", method=scope["method"][:20])
-            await self._refuse(fault, door.format, client, (b"allow", b"POST"))
+            await self._refuse(fault, door.format, client)
         else:
             head = read_head(scope["headers"])
             query = scope["query_string"]
@@ -113,20 +113,20 @@ class Front:
                 await _answer(client, *self._pages[path]())
             elif reading and path in _PROBED:
                 await _answer(client, 200, b"text/plain", b"")
-            elif reading and (path == _MODELS or path.startswith(_MODELS + b"/")):
+            elif reading and _is_about_models(path):
                 await _answer(client, 200, b"application/json", self._model_page(path, head))
             else:
                 raise _nothing_here(path, method, self._pages)
         except Fault as fault:
             await self._refuse(fault, wire, client)
 
-    async def _refuse(
-        self, fault: Fault, wire: Format, client: AsgiClient, *extra: tuple[bytes, bytes]
-    ) -> None:
+    async def _refuse(self, fault: Fault, wire: Format, client: AsgiClient) -> None:
         request_id = self._ids.next()
         headers, body = told(fault, wire, request_id)
-        own = (b"x-keymux-request-id", request_id.encode())
-        await client.start(status_of(fault, wire), [*headers, own, *extra])
+        own = [(b"x-keymux-request-id", request_id.encode())]
+        if isinstance(fault, WrongMethod):
+            own.append((b"allow", str(fault.facts["allowed"]).encode()))
+        await client.start(status_of(fault, wire), [*headers, *own])
         await client.finish(body)
 
     def _model_page(self, path: bytes, head: Head) -> bytes:
@@ -139,9 +139,13 @@ class Front:
 
 
 def _nothing_here(path: bytes, method: str, pages: Mapping[bytes, Page]) -> Fault:
-    if path in pages or path in _PROBED or path.startswith(_MODELS):
+    if path in pages or path in _PROBED or _is_about_models(path):
         return WrongMethod(allowed="GET", method=method[:20])
     return UnknownPath()
+
+
+def _is_about_models(path: bytes) -> bool:
+    return path == _MODELS or path.startswith(_MODELS + b"/")
 
 
 def _format_of(path: bytes, headers: list[tuple[bytes, bytes]]) -> Format:
