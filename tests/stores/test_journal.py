@@ -288,6 +288,13 @@ def test_what_is_no_segment_has_no_entries(content: bytes) -> None:
     assert entries_of(content) == []
 
 
+def test_entries_count_in_segments_only(journal: Journal) -> None:
+    """A file with another beginning is no segment, even if what follows looks like entries."""
+    content = _segment_with(journal, "1")
+
+    assert entries_of(b"KEYMUX" + content[6:]) == []
+
+
 def _later_version(content: bytes) -> bytes:
     return content.replace(b"keymux journal 1", b"keymux journal 2", 1)
 
