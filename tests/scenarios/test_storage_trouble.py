@@ -92,6 +92,15 @@ def _outbox(gateway: GatewayProcess) -> int:
     return int(float(page.split("\nkeymux_usage_outbox_depth ")[1].split("\n")[0]))
 
 
+def _wait_until_settled(gateway: GatewayProcess, count: int) -> None:
+    """A client may have its answer a moment before the exchange is over."""
+    for _ in range(100):
+        if _outbox(gateway) == count:
+            return
+        pause(0.02)
+    raise AssertionError("not settled")
+
+
 def _check_the_books(gateway: GatewayProcess, ids: list[str], seconds: float = 10.0) -> None:
     """Each of these exchanges has one row, with its figures, and counters that agree with it."""
     rows = gateway.wait_for_rows(len(ids), seconds)
@@ -129,6 +138,7 @@ def test_a_kill_in_the_midst_of_it_loses_nothing(gateway: GatewayProcess, troubl
     gateway.wait_for_rows(len(before))
     with trouble(gateway):
         during = _ask_in_every_way(gateway)
+        _wait_until_settled(gateway, len(during))
         gateway.kill()
     gateway.start()
 
