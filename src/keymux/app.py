@@ -63,7 +63,7 @@ class Application:
 
     def __init__(self, settings: Settings, config: Path) -> None:
         self._config = config
-        self.settings = settings
+        self.settings = self._started_with = settings
         self.actor = f"{socket.gethostname()}:{os.getpid()}"
         self._luck = random.Random()  # noqa: S311 -- jitter
         self._clocks = Clocks(time.monotonic, wall_ms)
@@ -246,14 +246,15 @@ class Application:
         except (StoreUnavailable, StoreUnusable) as error:
             self.logs.logger.error("config not reloaded", problems=[f"$.store: {error}"])
             return
-        before, self.settings = self.settings, settings
+        self.settings = settings
         for name in settings.providers:
             if name not in self.pools:
                 self.pools[name] = self._pool(name)
                 await self.keeper.load_pool(name)
         self._effects.regimen = regimen(settings)
         self._configure(settings)
-        self.logs.logger.info("config reloaded", needs_restart=needing_restart(before, settings))
+        changed = needing_restart(self._started_with, settings)
+        self.logs.logger.info("config reloaded", needs_restart=changed)
 
     # -- what happens elsewhere ----------------------------------------------------------------
     async def _follow(self) -> None:

@@ -50,7 +50,7 @@ def _complaints(text: object) -> list[str]:
             "sandbox",
             8005,
             {"openhands": f"{SANDBOX}/openhands", "ohmygpt": f"{SANDBOX}/ohmygpt"},
-            ("info", "json"),
+            ("info", "console"),
             "keymux-sandbox.db",
         ),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 from contextlib import ExitStack
+from pathlib import Path
 
 import typer
 from msgspec import Struct
@@ -17,6 +18,7 @@ from keymux.cli.preflight import problems
 from keymux.cli.saying import fail
 from keymux.core.records import ClientKeyRecord
 from keymux.core.secrets import hash_of, shown
+from keymux.ingress.front import Front
 from keymux.ingress.server import Listen, Server
 from keymux.settings import Settings
 from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
@@ -49,7 +51,15 @@ def serve(*, config: options.Config = options.DEFAULT_CONFIG) -> None:
         _raise_the_limit_of_files()
         limits, drain_s = settings.limits, settings.timeouts.drain_s
         listen = Listen(settings.host, settings.port, limits.exchanges, drain_s)
-        Server(listen, lambda: Application(settings, config).front()).run()
+        Server(listen, lambda: _application(settings, config)).run()
+
+
+def _application(settings: Settings, config: Path) -> Front:
+    """The application of a worker; a worker that cannot begin says why and ends."""
+    try:
+        return Application(settings, config).front()
+    except StoreUnavailable as error:
+        raise SystemExit(f"keymux: $.journal: {error}") from None
 
 
 class _Ready(Struct, frozen=True):

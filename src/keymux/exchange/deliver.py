@@ -45,7 +45,8 @@ class Delivery:
             own = (b"x-keymux-request-id", self._exchange.request.id.encode())
             self._exchange.bill.status = 200
             await self._client.start(200, (_STREAM_TYPE, *_UNBUFFERED, own))
-        await self._client.send(_COMMENT)
+        if self._exchange.watched.pulse is self:  # else the end has overtaken it
+            await self._client.send(_COMMENT)
 
     # -- the reply -------------------------------------------------------------------------------
     async def deliver(self, reply: Reply) -> None:
@@ -75,6 +76,8 @@ class Delivery:
         idle_s, write_s = timeouts.idle_s, timeouts.client_write_s
         watched.expect(StreamStalled, idle_s)
         while (block := await reply.block()) is not None:
+            if reply.is_over:
+                watched.forget_client()  # no comment may follow the end
             if block:
                 watched.expect(ClientStalled, write_s)
                 await client.send(block)
@@ -87,7 +90,6 @@ class Delivery:
         The client has everything; whatever happens now is no part of the exchange.
         """
         watched = self._exchange.watched
-        watched.forget_client()
         watched.expect(DrainLate, _DRAIN_S)
         try:
             await reply.drain()

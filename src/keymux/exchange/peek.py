@@ -20,6 +20,7 @@ from keymux.exchange.ports import Answer, AnswerHead, Ask, ClientRequest
 from keymux.wire import sse
 from keymux.wire.estimate import BYTES_PER_TOKEN, tokens_of
 from keymux.wire.formats import Meter, Significance
+from keymux.wire.surrogates import tolerant
 
 PEEK_BYTES = 64 * 1024
 
@@ -107,6 +108,11 @@ class StreamReply:
         self._events -= 1  # what comes before the answer is none of its text
         self._bytes -= len(event)
         return False
+
+    @property
+    def is_over(self) -> bool:
+        """The last block ended the stream, well or with an error."""
+        return self.meter.finished or bool(self.meter.failure)
 
     async def block(self) -> bytes | None:
         """The next whole events for the client, None after the last.
@@ -229,7 +235,7 @@ class _MaybeError(msgspec.Struct):
     type: object = None
 
 
-_read_maybe_error = msgspec.json.Decoder(_MaybeError).decode
+_read_maybe_error = tolerant(msgspec.json.Decoder(_MaybeError).decode)
 
 
 def _is_error(body: bytes) -> bool:

@@ -42,6 +42,7 @@ class Watched:
     Whoever ends something on the way out asks `named` what a cancellation stands for.
 
     Attributes:
+        pulse: kept alive with comments, None when there is no need.
         started: when it began.
         deadline: when the exchange as a whole is over.
         until: when the present phase is over, and
@@ -53,7 +54,6 @@ class Watched:
         "_client",
         "_listener",
         "_listens",
-        "_pulse",
         "_seconds",
         "_task",
         "_total",
@@ -61,6 +61,7 @@ class Watched:
         "clock",
         "deadline",
         "fault",
+        "pulse",
         "started",
         "tripped",
         "until",
@@ -71,7 +72,7 @@ class Watched:
         self._client = client
         self._task: asyncio.Task[Any] | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._pulse: Pulse | None = None
+        self.pulse: Pulse | None = None
         self._listens = False
         self._seconds = self._total = seconds
         self.clock = watch.clock
@@ -103,12 +104,12 @@ class Watched:
     def listen(self, pulse: Pulse | None) -> None:
         """From now on notice when the client leaves, and keep a stream's client company."""
         self._listens = True
-        self._pulse = pulse
+        self.pulse = pulse
 
     def forget_client(self) -> None:
-        """The client has all of its answer; it may leave and needs no comments."""
+        """The client gets the end of its answer now; it may leave and needs no comments."""
         self._listens = False
-        self._pulse = None
+        self.pulse = None
         if self._listener is not None:
             self._listener.cancel()
 
@@ -137,8 +138,7 @@ class Watched:
         trace: TracebackType | None,
     ) -> None:
         self._watch.running.discard(self)
-        if self._listener is not None:
-            self._listener.cancel()
+        self.forget_client()
         if self.tripped is not None:
             fault = self.named(error)
             self.resume()
@@ -154,14 +154,19 @@ class Watched:
             self.trip(self.fault)
         elif self._listens and self._listener is None and now - self.started > LOOK_EVERY_S / 2:
             self._listener = self._watch.spawn(self._listen())
-        if self._pulse is not None and self._pulse.comment_is_due(now):
-            self._watch.spawn(self._pulse.comment())
+        if self.pulse is not None and self.pulse.comment_is_due(now):
+            self._watch.spawn(self._beat())
 
     def trip(self, fault: type[Fault]) -> None:
         """End the exchange with a fault, wherever it stands."""
         if self.tripped is None and self._task is not None:
             self.tripped = fault
             self._task.cancel()
+
+    async def _beat(self) -> None:
+        pulse = self.pulse
+        if pulse is not None:  # else the end has come in the meantime
+            await pulse.comment()
 
     async def _listen(self) -> None:
         await self._client.gone()
