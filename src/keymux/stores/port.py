@@ -147,6 +147,16 @@ class Audit(Protocol):
         """The last ones, newest first."""
 
 
+class Claims(Protocol):
+    """Who alone may try something for a while, among all processes."""
+
+    async def claim(self, scope: str, owner: str, seconds: float) -> bool:
+        """Hold a scope alone from now on; False while another owner does.
+
+        Whoever holds it may ask again and holds it for so much longer. It ends by itself.
+        """
+
+
 class Store(Protocol):
     """A store, open."""
 
@@ -169,6 +179,10 @@ class Store(Protocol):
     @property
     def audit(self) -> Audit:
         """Who changed what."""
+
+    @property
+    def claims(self) -> Claims:
+        """Who alone may try something for a while."""
 
     async def prepare(self, providers: Sequence[str]) -> list[str]:
         """Create what is missing, bring the schema up to date; says what was done.

@@ -12,6 +12,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from keymux.stores.mongo.audit import AUDIT
 from keymux.stores.mongo.booking import EXCHANGES
+from keymux.stores.mongo.claims import CLAIMS, KEPT_S
 from keymux.stores.mongo.clients import CLIENTS
 from keymux.stores.mongo.database import collection_name
 from keymux.stores.mongo.transitions import PROVIDERS
@@ -21,6 +22,7 @@ META = "keymux_meta"
 
 OURS = {
     AUDIT: ("seq", "action"),
+    CLAIMS: ("owner", "until"),
     EXCHANGES: ("caller", "outcome"),
     CLIENTS: ("keyHash",),
     PROVIDERS: ("generation",),
@@ -35,11 +37,13 @@ class Index(Struct, frozen=True):
         fields: in their order; one that begins with ``-`` is descending.
         unique: the type of values of which none may be there twice, empty for any number of them.
         sparse: documents without the field are not in it.
+        ends_s: documents are deleted so many seconds after the time in the field.
     """
 
     fields: tuple[str, ...]
     unique: str = ""
     sparse: bool = False
+    ends_s: int | None = None
 
     @property
     def key(self) -> list[tuple[str, int]]:
@@ -54,6 +58,8 @@ class Index(Struct, frozen=True):
         """How it is made."""
         if self.sparse:
             return {"sparse": True}
+        if self.ends_s is not None:
+            return {"expireAfterSeconds": self.ends_s}
         if not self.unique:
             return {}
         condition = {"$exists": True} if self.unique == "any" else {"$type": self.unique}
@@ -73,6 +79,7 @@ SHARED: Layout = {
     CLIENTS: (_HASH,),
     EXCHANGES: (Index(("uncounted",), sparse=True),),
     AUDIT: (Index(("seq",), unique="number"),),
+    CLAIMS: (Index(("until",), ends_s=KEPT_S),),
     "proxies": (),
 }
 

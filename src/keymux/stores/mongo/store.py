@@ -6,6 +6,7 @@ from keymux.core.records import ProviderState
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.audit import MongoAudit
 from keymux.stores.mongo.backups import MongoBackupKeys
+from keymux.stores.mongo.claims import MongoClaims
 from keymux.stores.mongo.clients import MongoClientKeys
 from keymux.stores.mongo.database import PATIENCE_S, Database, Session
 from keymux.stores.mongo.documents import provider_fields, provider_state
@@ -36,6 +37,7 @@ class MongoStore:
         self.clients = MongoClientKeys(self._database, self._reader)
         self.ledger = MongoLedger(self._database, self._reader)
         self.audit = MongoAudit(self._database, self._reader)
+        self.claims = MongoClaims(self._database)
 
     async def prepare(self, providers: Sequence[str]) -> list[str]:
         """Create what is missing, bring the schema up to date; says what was done.

@@ -9,6 +9,7 @@ from keymux.ids import record_id
 from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
+from keymux.stores.sqlite.claims import SqliteClaims
 from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
 from keymux.stores.sqlite.keys import SqliteKeys, now_ms
@@ -31,6 +32,7 @@ class SqliteStore:
         self.clients = SqliteClientKeys(self._database)
         self.ledger = SqliteLedger(self._database)
         self.audit = SqliteAudit(self._database)
+        self.claims = SqliteClaims(self._database)
 
     async def prepare(self, providers: Sequence[str]) -> list[str]:
         """Create what is missing, bring the schema up to date; says what was done.

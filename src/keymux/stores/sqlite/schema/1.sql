@@ -64,3 +64,11 @@ CREATE TABLE audit (
     after TEXT NOT NULL,
     reason TEXT NOT NULL
 );
+
+CREATE TABLE claims (
+    scope TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    until INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX claims_until ON claims (until);
