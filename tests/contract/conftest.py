@@ -1,13 +1,15 @@
 """A store of each kind, for the tests of the contract."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from keymux.stores.port import Store
+from tests.contract.mongo import MongoPlace
 from tests.contract.places import PLACES, Place, opened
 from tests.contract.records import ACME, OTHER
+from tests.stores.mongo.server import another_server, database_on, running
 
 
 @pytest.fixture
@@ -16,10 +18,34 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=list(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(scope="session")
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with transactions, or the one that the tests are pointed at."""
+    if server := another_server():
+        yield server
+        return
+    with running(tmp_path_factory.mktemp("replica_set")) as own:
+        yield own.uri
+
+
+@pytest.fixture(scope="session")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server without transactions."""
+    with running(tmp_path_factory.mktemp("standalone"), "--standalone") as own:
+        yield own.uri
+
+
+SERVERS = {"MongoDB replica set": "replica_set", "MongoDB standalone": "standalone"}
+
+
+@pytest.fixture(params=[*PLACES, *SERVERS])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty database."""
-    return PLACES[request.param](tmp_path)
+    if request.param in PLACES:
+        yield PLACES[request.param](tmp_path)
+        return
+    with database_on(request.getfixturevalue(SERVERS[request.param])) as uri:
+        yield MongoPlace(uri)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from keymux.stores.mongo.fields import date
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import audit_row
 from keymux.stores.mongo.troubles import is_duplicate
-from keymux.stores.mongo.writing import values_in
+from keymux.stores.mongo.writing import ids_in
 
 AUDIT = "audit"
 
@@ -87,7 +87,7 @@ async def _last(collection: Collection, session: Session = None) -> int:
 
 async def known(database: Database, ids: Iterable[str], session: Session) -> set[str]:
     """Which entries are there already."""
-    return await values_in(database.collection(AUDIT), "_id", ids, session)
+    return await ids_in(database.collection(AUDIT), list(ids), session)
 
 
 class MongoAudit:

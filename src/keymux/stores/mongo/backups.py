@@ -1,6 +1,7 @@
 """Backup keys: a collection for each provider, and what operators do with them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from keymux.core.records import BackupKeyRecord
 from keymux.stores.mongo import audit, keys
@@ -10,7 +11,13 @@ from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.keys import now_ms
 from keymux.stores.mongo.promotion import Promoter
 from keymux.stores.mongo.reading import Reader
-from keymux.stores.mongo.writing import insert_new, values_in, without_known
+from keymux.stores.mongo.writing import (
+    IN_ONE_TRANSACTION,
+    insert_new,
+    names_in,
+    portions,
+    without_known,
+)
 from keymux.stores.port import NoSuchRecord
 
 _FREE = {"isUsed": False, "activated": False, "usedFor": None, "usedAt": None}
@@ -37,26 +44,27 @@ class MongoBackupKeys:
 
     async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
-        name = collection_name(provider, "backup_keys")
+        name, now = collection_name(provider, "backup_keys"), now_ms()
+        documents = [backup_document(name, record, now) for record in records]
 
-        async def work(session: Session) -> list[str]:
-            now = now_ms()
-            documents = [backup_document(name, record, now) for record in records]
-            fresh = await self._useful(provider, documents, session)
+        async def work(portion: Sequence[Stored], session: Session) -> list[str]:
+            fresh = await self._useful(provider, portion, session)
             inserted = await insert_new(self._database.collection(name), fresh, session)
             done = [str(document["_id"]) for document in inserted]
             await self._audit(actor, "backup.add", provider, done, session)
             return done
 
-        return await self._database.transact(work)
+        done: list[str] = []
+        for portion in portions(documents, IN_ONE_TRANSACTION):
+            done += await self._database.transact(partial(work, portion))
+        return done
 
     async def _useful(
         self, provider: str, documents: Sequence[Stored], session: Session
     ) -> list[Stored]:
         pool = self._database.collection(collection_name(provider, "keys"))
         spares = self._database.collection(collection_name(provider, "backup_keys"))
-        hashes = [one["keyHash"] for one in documents]
-        in_pool = await values_in(pool, "keyHash", hashes, session)
+        _, in_pool = await names_in(pool, session)
         useful = [one for one in documents if one["keyHash"] not in in_pool]
         return await without_known(spares, useful, session)
 

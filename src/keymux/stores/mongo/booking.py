@@ -13,6 +13,7 @@ another process is left to that process for as long as it can be at work.
 import asyncio
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from keymux.core.records import ExchangeRow
 from keymux.ids import record_id
@@ -22,7 +23,7 @@ from keymux.stores.mongo.database import Database, Session, collection_name
 from keymux.stores.mongo.fields import any_named
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import exchange_document, exchange_row
-from keymux.stores.mongo.writing import insert_new, portions, values_in
+from keymux.stores.mongo.writing import ids_in, insert_new, portions
 from keymux.stores.port import StoreUnavailable
 
 EXCHANGES = "exchanges"
@@ -34,7 +35,7 @@ async def book(database: Database, rows: Sequence[ExchangeRow], session: Session
     """Insert the rows that are not there, and count them; within a transaction."""
     collection = database.collection(EXCHANGES)
     by_id = {row.id: row for row in rows}
-    known = await values_in(collection, "_id", by_id, session)
+    known = await ids_in(collection, list(by_id), session)
     fresh = [row for exchange_id, row in by_id.items() if exchange_id not in known]
     await counters.add(database, counters.counted(fresh), session)
     for portion in portions(fresh):
@@ -64,8 +65,7 @@ class StepByStep:
             self._own.add(mark)
             fresh = await self._insert(rows, mark)
             await self._finish(mark, counters.counted(fresh))
-            if len(fresh) < len(rows):
-                await self._finish_earlier([row.id for row in rows])
+            await self._finish_earlier({row.id for row in rows} - {row.id for row in fresh})
 
     async def _insert(self, rows: Sequence[ExchangeRow], mark: str) -> list[ExchangeRow]:
         collection = self._database.collection(EXCHANGES)
@@ -92,11 +92,13 @@ class StepByStep:
         self._own.discard(mark)
 
     # -- what was left -------------------------------------------------------------------------
-    async def _finish_earlier(self, ids: Sequence[str]) -> None:
+    async def _finish_earlier(self, ids: AbstractSet[str]) -> None:
         """Count rows that an earlier attempt inserted and did not count."""
         rows = self._database.collection(EXCHANGES)
-        marks = await rows.distinct("uncounted", {"_id": {"$in": list(ids)}})
-        for mark in marks:
+        marks: set[str] = set()
+        for portion in portions(sorted(ids)):
+            marks |= set(await rows.distinct("uncounted", {"_id": {"$in": list(portion)}}))
+        for mark in sorted(marks):
             if mark in self._own or await self._was_left(mark):
                 documents = await rows.find({"uncounted": mark}).to_list()
                 found = self._reader.records(EXCHANGES, exchange_row, documents)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from pymongo import UpdateOne
@@ -14,7 +15,13 @@ from keymux.stores.mongo.database import Database, Session, Stored, collection_n
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
 from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.reading import Reader
-from keymux.stores.mongo.writing import as_found, insert_new, without_known
+from keymux.stores.mongo.writing import (
+    IN_ONE_TRANSACTION,
+    as_found,
+    insert_new,
+    portions,
+    without_known,
+)
 from keymux.stores.port import NoSuchRecord, StoreUnavailable
 
 _TRIES = 20
@@ -66,13 +73,16 @@ class MongoKeys:
 
     async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is not known yet; gives the ids that were inserted."""
+        name, now = collection_name(provider, "keys"), now_ms()
+        documents = [key_document(name, record.id, record, now) for record in records]
 
-        async def work(session: Session) -> list[str]:
-            name, now = collection_name(provider, "keys"), now_ms()
-            documents = [key_document(name, record.id, record, now) for record in records]
-            return await insert(self._database, provider, documents, actor, session)
+        async def work(portion: Sequence[Stored], session: Session) -> list[str]:
+            return await insert(self._database, provider, portion, actor, session)
 
-        return await self._database.transact(work)
+        done: list[str] = []
+        for portion in portions(documents, IN_ONE_TRANSACTION):
+            done += await self._database.transact(partial(work, portion))
+        return done
 
     async def change(
         self, provider: str, key_id: str, event: Event, *, actor: str, reason: str

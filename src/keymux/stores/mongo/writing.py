@@ -1,6 +1,6 @@
 """Writing that may be repeated, with a transaction and without one."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pymongo.errors import BulkWriteError
@@ -12,12 +12,14 @@ T = TypeVar("T")
 
 _AT_ONCE = 250
 """Documents are encoded on the event loop: this many take a few milliseconds."""
+IN_ONE_TRANSACTION = 1000
+"""A server keeps what is not committed in its memory."""
 
 
-def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def portions(items: Sequence[T], size: int = _AT_ONCE) -> Iterator[Sequence[T]]:
     """As many at a time as nobody has to wait for."""
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 async def insert_new(
@@ -45,8 +47,7 @@ async def without_known(
     collection: Collection, documents: Sequence[Stored], session: Session
 ) -> list[Stored]:
     """The documents whose id and key hash are not there, and come first in the list."""
-    ids = await values_in(collection, "_id", [one["_id"] for one in documents], session)
-    hashes = await values_in(collection, "keyHash", [one["keyHash"] for one in documents], session)
+    ids, hashes = await names_in(collection, session)
     fresh: list[Stored] = []
     for one in documents:
         if one["_id"] not in ids and one["keyHash"] not in hashes:
@@ -56,14 +57,21 @@ async def without_known(
     return fresh
 
 
-async def values_in(
-    collection: Collection, field: str, values: Iterable[object], session: Session
-) -> set[Any]:
-    """Which of some values are there in a field that has an index."""
-    found = collection.find(
-        {field: {"$in": list(values)}}, projection={field: True}, session=session
-    )
-    return {document[field] async for document in found}
+async def names_in(collection: Collection, session: Session) -> tuple[set[Any], set[Any]]:
+    """All ids and all key hashes; collections of keys are small enough to be looked through."""
+    fields = {"_id": True, "keyHash": True}
+    there = await collection.find(projection=fields, session=session).to_list()
+    return {one["_id"] for one in there}, {one.get("keyHash") for one in there}
+
+
+async def ids_in(collection: Collection, ids: Sequence[str], session: Session) -> set[str]:
+    """Which ids are there."""
+    found: set[str] = set()
+    for portion in portions(ids):
+        wanted = {"_id": {"$in": list(portion)}}
+        there = collection.find(wanted, projection={"_id": True}, session=session)
+        found |= {document["_id"] async for document in there}
+    return found
 
 
 def as_found(document: Mapping[str, Any], *names: str) -> dict[str, Any]:

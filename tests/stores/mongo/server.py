@@ -1,0 +1,108 @@
+"""A MongoDB-protocol server of our own, as a process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure
+
+ANOTHER = "KEYMUX_TEST_MONGODB_URI"
+_PROGRAM = Path(sys.executable).with_name("secantusd-py")
+_START_S = 20
+
+
+class Server:
+    """The server: it can be killed and started again on the same port and folder.
+
+    Args:
+        folder: where it keeps its files.
+        options: of the command line.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = _free_port()
+        self.uri = f"mongodb://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    _PROGRAM,
+                    f"--port={self.port}",
+                    f"--storage-path={self._folder / 'files'}",
+                    "--sync-on-commit",
+                    "--enable-test-commands",
+                    "--cache-size=1G",
+                    *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        ends = time.monotonic() + _START_S
+        with MongoClient[dict[str, Any]](self.uri, serverSelectionTimeoutMS=500) as client:
+            while True:
+                try:
+                    client.admin.command("hello")
+                except ConnectionFailure:
+                    assert time.monotonic() < ends, "the server does not start"
+                else:
+                    return
+
+    def kill(self) -> None:
+        """End it without a chance to write anything."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[Server]:
+    """A server, ended afterwards."""
+    server = Server(folder, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def another_server() -> str:
+    """The server that the tests are pointed at, if they are."""
+    return os.environ.get(ANOTHER, "")
+
+
+@contextmanager
+def database_on(server: str) -> Iterator[str]:
+    """The address of a new database on a server; on one that is not our own it is dropped."""
+    name = f"keymux_test_{uuid4().hex[:12]}"
+    parts = urlsplit(server)
+    try:
+        yield urlunsplit(parts._replace(path=f"/{name}"))
+    finally:
+        if server == another_server():
+            with MongoClient[dict[str, Any]](server) as client:
+                client.drop_database(name)
