@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from msgspec import Struct
+from pyreqwest.client import Client
+from pyreqwest.request import StreamRequest
 
 from keymux.cli import standing
 from keymux.cli.moments import now_ms
@@ -75,7 +77,6 @@ class Trial:
         self._service = Service(
             self._dialect, chosen.url, ca_file=chosen.ca_file, http2=chosen.http2
         )
-        self._url = chosen.url + self._dialect.test_path
         self._timeout = timeout
         self._transport = Transport(settings.timeouts.connect_s)
         self._upstreams = Upstreams(self._transport, redact_body, time.time)
@@ -120,17 +121,8 @@ class Trial:
             query="",
             body=b"",
         )
-        version = (_ANTHROPIC_VERSION,) if wire_format is WireFormat.ANTHROPIC else ()
-        headers = (
-            *self._dialect.sign(secret, wire_format),
-            *version,
-            ("user-agent", USER_AGENT),
-            ("accept", "application/json"),
-            ("accept-encoding", "identity"),
-        )
-        client = self._transport.client(self._service.way("direct"))
-        sending = client.get(self._url).headers(headers).build_streamed()
-        ask = Ask(self._upstreams, self._dialect, request, sending)
+        slots = self._transport.slots(self._service.way("direct"))
+        ask = _Visit(self._upstreams, self._service, slots, request)
         try:
             return await (await ask.answer()).start_of_body(_MOST_BYTES)
         finally:
@@ -155,6 +147,23 @@ class Trial:
         meaning = (type(fault).__doc__ or "").partition("\n")[0]
         told = "" if fault.told is None else f", wait {fault.told:g} s"
         return Verdict(fault.code, f"{said}{told}: {meaning}".removeprefix(": "))
+
+
+class _Visit(Ask):
+    """A free GET with a key."""
+
+    def build(self, client: Client) -> StreamRequest:
+        """The request, signed, as the HTTP library takes it."""
+        dialect, request = self._service.provider, self._request
+        version = (_ANTHROPIC_VERSION,) if request.format is WireFormat.ANTHROPIC else ()
+        headers = (
+            *dialect.sign(request.secret, request.format),
+            *version,
+            ("user-agent", USER_AGENT),
+            ("accept", "application/json"),
+            ("accept-encoding", "identity"),
+        )
+        return client.get(self._service.url + dialect.test_path).headers(headers).build_streamed()
 
 
 def is_left_alone(record: KeyRecord, now: int) -> bool:

@@ -253,6 +253,7 @@ def _errand(exchange: Exchange, lease: Lease) -> UpstreamRequest:
         request.headers,
         request.query,
         body_for(request, exchange.route, target.model),
+        exchange.watched.left_s(),
     )
 
 

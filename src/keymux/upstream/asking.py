@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from keymux.core.faults import Answer, OperationMissing, Redirected, Unintelligi
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.providers.base import Provider, read_fault
 from keymux.upstream.request import UpstreamRequest
+from keymux.upstream.slots import Slot, Slots
 from keymux.upstream.transport import Transport, Way, fault_before_answer, fault_in_body
 from keymux.wire.upstream_error import read_complaint
 from keymux.wire.waiting import told_wait
@@ -79,7 +81,7 @@ class Upstreams:
     def __init__(self, transport: Transport, redact: Redact, wall: Callable[[], float]) -> None:
         self._transport = transport
         self._services: Mapping[str, Service] = {}
-        self._clients: dict[tuple[str, str], Client] = {}
+        self._slots: dict[tuple[str, str], Slots] = {}
         self.redact = redact
         self.wall = wall
         self.answer_bytes = 0
@@ -87,31 +89,25 @@ class Upstreams:
     def configure(self, services: Mapping[str, Service], answer_bytes: int) -> None:
         """From now on these are the providers, and this is the most a plain answer may have."""
         self._services = services
-        self._clients = {}
+        self._slots = {}
         self.answer_bytes = answer_bytes
 
     def ask(self, request: UpstreamRequest) -> "Ask":
         """One attempt; nothing is sent yet."""
         service = self._services[request.provider]
-        client = self._clients.get((request.provider, request.egress)) or self._connect(request)
-        signed = service.provider.sign(request.secret, request.format)
-        building = (
-            client.post(service.url_of(request))
-            .headers([*request.headers, *signed, _PLAIN])
-            .body_bytes(request.body)
-        )
-        if request.stream:
-            building = building.streamed_read_buffer_limit(0)
-        return Ask(self, service.provider, request, building.build_streamed())
+        slots = self._slots.get((request.provider, request.egress)) or self._connect(request)
+        return Ask(self, service, slots, request)
 
-    def _connect(self, request: UpstreamRequest) -> Client:
+    def _connect(self, request: UpstreamRequest) -> Slots:
         way = self._services[request.provider].way(request.egress)
-        client = self._transport.client(way)
-        self._clients[request.provider, request.egress] = client
-        return client
+        slots = self._slots[request.provider, request.egress] = self._transport.slots(way)
+        return slots
 
 
 _PLAIN = ("accept-encoding", "identity")
+_HTTP2 = "HTTP/2.0"
+_LATER_S = 5.0
+"""So long after its exchange is over, a request that could not be cut ends by itself."""
 
 
 class Ask:
@@ -121,26 +117,41 @@ class Ask:
         is_open: there is an answer that was not read to its end.
     """
 
-    __slots__ = ("_provider", "_request", "_sending", "_upstreams", "is_open")
+    __slots__ = (
+        "_provider",
+        "_request",
+        "_sending",
+        "_service",
+        "_slot",
+        "_slots",
+        "_upstreams",
+        "is_open",
+    )
+
+    _sending: StreamRequest
 
     def __init__(
-        self,
-        upstreams: Upstreams,
-        provider: Provider,
-        request: UpstreamRequest,
-        sending: StreamRequest,
+        self, upstreams: Upstreams, service: Service, slots: Slots, request: UpstreamRequest
     ) -> None:
         self._upstreams = upstreams
-        self._provider = provider
+        self._service = service
+        self._provider = service.provider
+        self._slots = slots
+        self._slot: Slot | None = None
         self._request = request
-        self._sending = sending
         self.is_open = False
 
     async def close(self) -> None:
         """Give the connection back, or close it if the answer was not read to its end."""
         if self.is_open:
-            self.is_open = False
+            self.ended()
             await self._sending.__aexit__(None, None, None)
+
+    def ended(self) -> None:
+        """The answer is read to its end, or will be dropped."""
+        if self.is_open and self._slot is not None:
+            self._slots.read(self._slot)
+        self.is_open = False
 
     async def answer(self) -> "UpstreamAnswer":
         """Send the request and wait for the head of a good answer.
@@ -148,15 +159,37 @@ class Ask:
         Raises:
             UpstreamFault: no answer, or one that is not 2xx.
         """
+        slots = self._slots
+        self._slot = slot = slots.take()
         try:
+            self._sending = self.build(slot.client)
             response = await self._sending.__aenter__()
         except PyreqwestError as error:
+            slots.failed(slot)
             raise fault_before_answer(error) from None
+        except BaseException:
+            slots.give_up(slot)
+            raise
+        slots.answered(slot, shared=response.version == _HTTP2)
         self.is_open = True
         answer = UpstreamAnswer(self, response, self._provider, self._upstreams.answer_bytes)
         if 200 <= answer.status < 300:  # noqa: PLR2004 -- the statuses of success
             return answer
         raise await self._refusal(answer, response)
+
+    def build(self, client: Client) -> StreamRequest:
+        """The request, signed, as the HTTP library takes it."""
+        request, service = self._request, self._service
+        signed = service.provider.sign(request.secret, request.format)
+        building = (
+            client.post(service.url_of(request))
+            .headers([*request.headers, *signed, _PLAIN])
+            .body_bytes(request.body)
+            .timeout(timedelta(seconds=max(request.left_s, 0) + _LATER_S))
+        )
+        if request.stream:
+            building = building.streamed_read_buffer_limit(0)
+        return building.build_streamed()
 
     async def _refusal(self, answer: "UpstreamAnswer", response: Response) -> UpstreamFault:
         if 300 <= answer.status < 400:  # noqa: PLR2004 -- the statuses of redirects
@@ -251,7 +284,7 @@ class UpstreamAnswer:
         except PyreqwestError as error:
             raise fault_in_body(error) from None
         if chunk is None:
-            self._ask.is_open = False
+            self._ask.ended()
             return None
         data = bytes(chunk)
         return data if self._inflate is None else self._plain(data)
@@ -282,7 +315,7 @@ class UpstreamAnswer:
                 body = bytes(await self._reader.bytes())
             except PyreqwestError as error:
                 raise fault_in_body(error) from None
-            self._ask.is_open = False
+            self._ask.ended()
             return body
         body = await self.start_of_body(self._limit + 1)
         if len(body) > self._limit:

@@ -22,6 +22,7 @@ class UpstreamRequest(Struct, frozen=True):
         headers: the client's, as far as they may be forwarded.
         query: raw query string, forwarded as it is.
         body: the bytes.
+        left_s: seconds its exchange has left.
     """
 
     provider: str
@@ -33,6 +34,7 @@ class UpstreamRequest(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     query: str
     body: bytes
+    left_s: float = 600.0
 
     def __repr__(self) -> str:
         return f"<UpstreamRequest {self.provider} {self.operation}>"

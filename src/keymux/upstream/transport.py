@@ -5,6 +5,7 @@ Traps of pyreqwest 0.15, each found by experiment (2026-11):
 * a request that is cancelled while it waits for one of the client's own slots is still sent later;
   so no limit is ever set there, and concurrency is bounded before the request exists;
 * a stream is held back until a read buffer is full, unless the buffer is 0;
+* a request whose caller is cancelled goes on until its head arrives: `slots` cuts it instead;
 * the first bytes of a body are read together with the head unless the read buffer is 0, so a body
   that is cut early fails where the head is waited for;
 * ``ConnectError`` is raised for every reset before the status line, also after the whole request
@@ -14,6 +15,8 @@ Traps of pyreqwest 0.15, each found by experiment (2026-11):
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,9 +25,13 @@ from pyreqwest.client import Client, ClientBuilder
 
 from keymux.core import faults
 from keymux.core.faults import UpstreamFault
+from keymux.upstream.slots import Slots
+from keymux.upstream.sockets import Scissors
 
 _POOL_IDLE_S = 55
 _MAX_HEADERS = 64 * 1024
+_FIRST_MARK = 60_000
+"""Milliseconds without an acknowledgement after which a connection is given up, the shortest."""
 
 
 class Way(Struct, frozen=True):
@@ -50,16 +57,25 @@ class Transport:
 
     def __init__(self, connect_s: float) -> None:
         self._connect_s = connect_s
-        self._clients: dict[Way, Client] = {}
+        self._slots: dict[Way, Slots] = {}
+        self._marks = count(_FIRST_MARK)
+        self._scissors = Scissors()
+
+    def slots(self, way: Way) -> Slots:
+        """The HTTP clients for one way."""
+        slots = self._slots.get(way)
+        if slots is None:
+            build = partial(self._build, way)
+            slots = self._slots[way] = Slots(
+                build, self._marks.__next__, self._scissors, self._connect_s
+            )
+        return slots
 
     def client(self, way: Way) -> Client:
-        """The client for one way."""
-        client = self._clients.get(way)
-        if client is None:
-            client = self._clients[way] = self._build(way)
-        return client
+        """A client for one way, for requests that are never given up."""
+        return self.slots(way).first().client
 
-    def _build(self, way: Way) -> Client:
+    def _build(self, way: Way, mark: int) -> Client:
         builder = (
             ClientBuilder()
             .no_proxy()
@@ -77,7 +93,7 @@ class Transport:
             .connect_timeout(timedelta(seconds=self._connect_s))
             .pool_idle_timeout(timedelta(seconds=_POOL_IDLE_S))
             .tcp_keepalive(timedelta(seconds=30))
-            .tcp_user_timeout(timedelta(seconds=60))
+            .tcp_user_timeout(timedelta(milliseconds=mark))
         )
         if way.ca_file is not None:
             builder = builder.add_root_certificate_pem(Path(way.ca_file).read_bytes())
@@ -85,8 +101,9 @@ class Transport:
 
     async def close(self) -> None:
         """Close all clients and their connections."""
-        clients, self._clients = list(self._clients.values()), {}
-        await asyncio.gather(*(client.close() for client in clients))
+        self._scissors.close()
+        ways, self._slots = list(self._slots.values()), {}
+        await asyncio.gather(*(slots.close() for slots in ways))
 
 
 _IN_BODY = "error decoding response body"
