@@ -30,6 +30,7 @@ from keymux.pools.budget import RetryBudget
 from keymux.pools.effects import Change, Effects
 from keymux.pools.keeping import Keeper
 from keymux.pools.leasing import Leasing
+from keymux.pools.permits import Permits
 from keymux.pools.persistence import Clocks
 from keymux.pools.pool import Pool
 from keymux.settings import BadConfig, Settings, load
@@ -64,7 +65,9 @@ class Application:
     def __init__(self, settings: Settings, config: Path) -> None:
         self._config = config
         self.settings = self._started_with = settings
-        self.actor = f"{socket.gethostname()}:{os.getpid()}"
+        name = record_id("worker")
+        # in containers, neither the name of the host nor the number of the process need be unique
+        self.actor = f"{socket.gethostname()}:{os.getpid()}-{name[-4:]}"
         self._luck = random.Random()  # noqa: S311 -- jitter
         self._clocks = Clocks(time.monotonic, wall_ms)
         self._redactor = Redactor()
@@ -73,8 +76,8 @@ class Application:
         self.background = Background(self._report)
         self.metrics = Metrics(self._gauges)
         self.readiness = Readiness()
-        self.store = open_store(settings.database, settings.store, self._tell_of_store)
-        self._journal = Journal(settings.journal_folder, record_id("worker"))
+        self.store = open_store(settings, self._tell_of_store)
+        self._journal = Journal(settings.journal_folder, name)
         self.book = Bookkeeper(self._journal, self.store.ledger, self._settled, self._alarm)
         self.doorkeeper = Doorkeeper()
         self.admission = Admission()
@@ -127,7 +130,13 @@ class Application:
 
     def _pool(self, name: str) -> Pool:
         retry = self.settings.retry
-        return Pool(name, RetryBudget(percent=retry.budget_percent, floor=retry.budget_floor))
+        budget = RetryBudget(percent=retry.budget_percent, floor=retry.budget_floor)
+        return Pool(name, budget, self._permits())
+
+    def _permits(self) -> Permits:
+        return Permits(
+            _Claims(self.store), self.actor, time.monotonic, self._luck, self.background.spawn
+        )
 
     def front(self) -> Front:
         """The application as the server calls it."""
@@ -332,6 +341,19 @@ class Application:
             key_up=key_up,
             provider_up={(name,): int(pool.gate.is_open(now)) for name, pool in self.pools.items()},
         )
+
+
+class _Claims:
+    """The store's claims, as the pools ask for them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def claim(self, scope: str, owner: str, seconds: float) -> bool | None:
+        try:
+            return await self._store.claims.claim(scope, owner, seconds)
+        except (StoreUnavailable, StoreUnusable):
+            return None
 
 
 class _KeyStore:

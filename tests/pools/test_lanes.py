@@ -28,7 +28,7 @@ class CountingLanes(Lanes):
 
 def counted(world: World) -> CountingLanes:
     """Let a world choose by lanes that count."""
-    lanes = CountingLanes(world.pool.keys, world.pool._alarms)
+    lanes = CountingLanes(world.pool.keys, world.pool._alarms, world.pool._ask)
     world.pool._lanes = lanes
     return lanes
 
@@ -350,7 +350,7 @@ def test_many_models_and_failures_leave_no_pile() -> None:
 
 def test_bringing_back_to_a_lane_that_nobody_asked_for_is_harmless() -> None:
     """A group may open for a model before the first request for it."""
-    lanes, group = Lanes({}, Alarms()), Group("team")
+    lanes, group = Lanes({}, Alarms(), World().pool._ask), Group("team")
     group.models[MODEL] = UpstreamKey("a", "s", group).gate
     lanes.bring_group_back(group, MODEL)
 

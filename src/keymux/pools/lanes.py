@@ -10,7 +10,7 @@ through, one key at a time comes back, and not all of them for one lease.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from keymux.core.retrying import Step
 from keymux.pools.alarms import Alarms
@@ -18,6 +18,7 @@ from keymux.pools.gate import Gate
 from keymux.pools.members import Group, UpstreamKey
 
 Lane = deque[UpstreamKey]
+Ask = Callable[[Gate, UpstreamKey | Group, str], None]
 
 
 class Lanes:
@@ -26,13 +27,15 @@ class Lanes:
     Args:
         keys: of the pool, by id.
         alarms: ring when a cooldown is over.
+        ask: called for a gate that lacks nothing but a permission for its probe.
     """
 
-    __slots__ = ("_alarms", "_by_model", "_keys")
+    __slots__ = ("_alarms", "_ask", "_by_model", "_keys")
 
-    def __init__(self, keys: Mapping[str, UpstreamKey], alarms: Alarms) -> None:
+    def __init__(self, keys: Mapping[str, UpstreamKey], alarms: Alarms, ask: Ask) -> None:
         self._keys = keys
         self._alarms = alarms
+        self._ask = ask
         self._by_model: dict[str, Lane] = {}
 
     # -- choosing ----------------------------------------------------------------------------
@@ -41,7 +44,10 @@ class Lanes:
         model = step.target.model
         if step.only_key is not None:
             key = self._keys.get(step.only_key)
-            return key if key is not None and self.is_ready(key, model, now) else None
+            if key is None or self.is_ready(key, model, now):
+                return key
+            self._look_into(key, model, now)
+            return None
         lane = self._by_model.get(model)
         if lane is None:
             lane = self._new_lane(model)
@@ -83,10 +89,8 @@ class Lanes:
     def _set_aside(self, key: UpstreamKey, model: str, lane: Lane, now: float) -> int:
         """Let a key that is not ready leave its lane; gives how many came in its place."""
         key.lanes.discard(model)
-        shared = key.group.models.get(model)
-        if not self._is_kept(key, model, now) and shared is not None:
+        if not self._look_into(key, model, now):
             key.group.waiting.setdefault(model, OrderedDict())[key] = None
-            self._set_alarm(shared, key.group, model, now)
             return 0
         other = _first_waiting(key.group, model)
         if other is None:
@@ -95,18 +99,24 @@ class Lanes:
         lane.appendleft(other)
         return 1
 
-    def _is_kept(self, key: UpstreamKey, model: str, now: float) -> bool:
-        """Whether a key is kept away by itself; if time is all it needs, an alarm is set."""
+    def _look_into(self, key: UpstreamKey, model: str, now: float) -> bool:
+        """See to what keeps a key; True if it is kept by itself, and not by its group alone."""
         kept = key.is_out
         for gate, about in ((key.gate, ""), (key.models.get(model), model)):
-            if gate is not None and not gate.is_open(now):
-                self._set_alarm(gate, key, about, now)
+            if not kept and gate is not None and not gate.is_open(now):
+                self._see_to(gate, key, about, now)
                 kept = True
+        shared = key.group.models.get(model)
+        if not kept and shared is not None:
+            self._see_to(shared, key.group, model, now)
         return kept
 
-    def _set_alarm(self, gate: Gate, holder: UpstreamKey | Group, model: str, now: float) -> None:
-        if not gate.condition.is_due(now):  # else a lease keeps it, whose end brings back the key
+    def _see_to(self, gate: Gate, holder: UpstreamKey | Group, model: str, now: float) -> None:
+        """Ask for what a gate needs to open: time, or a permission; else a lease will end."""
+        if not gate.condition.is_due(now):
             self._alarms.set(gate, holder, model)
+        elif gate.wants_permit(now):
+            self._ask(gate, holder, model)
 
     # -- bringing back -----------------------------------------------------------------------
     def bring_back(self, key: UpstreamKey) -> None:

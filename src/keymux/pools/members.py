@@ -31,12 +31,14 @@ class UpstreamKey:
         "secret",
     )
 
-    def __init__(self, key_id: str, secret: str, group: "Group", label: str = "") -> None:
+    def __init__(
+        self, key_id: str, secret: str, group: "Group", label: str = "", gate: Gate | None = None
+    ) -> None:
         self.id = key_id
         self.secret = secret
         self.group = group
         self.label = label
-        self.gate = Gate()
+        self.gate = gate or Gate()
         self.models: dict[str, Gate] = {}
         self.lanes: set[str] = set()
         self.replaced = False

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from keymux.core.health import LONGEST_WAIT_S, SUSPICION_S, Condition, Status
 from keymux.core.records import KeyRecord, KeyState, ProviderState, Shade
 from keymux.pools.gate import Gate
-from keymux.pools.members import UpstreamKey
+from keymux.pools.members import Group, UpstreamKey
 from keymux.pools.pool import Pool
 
 _SEVERITY = {
@@ -135,6 +135,7 @@ def merge_key(pool: Pool, record: KeyRecord, clocks: Clocks) -> UpstreamKey:
     stored = _condition(record, clocks)
     if known.generation <= stored.generation:
         key.gate.change(_merged(known, stored))
+    _end_what_is_over(pool, key, record, clocks)
     _settle(pool, key, record, clocks)
     return key
 
@@ -143,12 +144,45 @@ def _merged(known: Condition, stored: Condition) -> Condition:
     """The condition that respects two of which neither is older."""
     later = known if _end(known) > _end(stored) else stored
     if known.generation < stored.generation:
+        if stored.is_healthy:
+            return _warming_up(known, stored)
         is_cooling = not (known.is_healthy or stored.status in _WAITS_FOR_OPERATOR)
         return replace(stored, until=later.until) if is_cooling else stored
     harm, known_harm = _SEVERITY[stored.status], _SEVERITY[known.status]
     if harm > known_harm:
         return replace(stored, generation=known.generation + 1)
-    return replace(known, until=later.until) if harm == known_harm else known
+    if harm < known_harm:
+        return known
+    # a success since the first refusal, wherever it was, ends the suspicion
+    suspected = min(known.suspected, stored.suspected)
+    return replace(known, until=later.until, suspected=suspected)
+
+
+def _warming_up(known: Condition, well: Condition) -> Condition:
+    """Another process has probed with success: not all the others shall come at once."""
+    return replace(well, ramp=known.ramp if known.is_healthy else 1)
+
+
+def _end_what_is_over(pool: Pool, key: UpstreamKey, record: KeyRecord, clocks: Clocks) -> None:
+    """Believe the store that a model's cooldown has ended, if it is over here, too."""
+    for home in (key, key.group):
+        for model, gate in home.models.items():
+            if model in record.state.shades or not gate.condition.is_due(clocks.monotonic()):
+                continue
+            if isinstance(home, Group) and _is_told_by_another(home, model, key):
+                continue
+            known = gate.condition
+            fresh = known.generation + 1
+            well = Condition(step=known.step, generation=fresh, since=clocks.monotonic())
+            gate.change(_warming_up(known, well))
+            pool.wake(home, model)
+
+
+def _is_told_by_another(group: Group, model: str, key: UpstreamKey) -> bool:
+    """Whether the group's cooldown was stored with other keys than this one."""
+    carriers = group.carriers.get(model, {})
+    carriers.pop(key, None)
+    return bool(carriers)
 
 
 def _end(condition: Condition) -> float:
@@ -184,7 +218,7 @@ def _settle(pool: Pool, key: UpstreamKey, record: KeyRecord, clocks: Clocks) -> 
     """Put the stored cooldowns of single models in place, and the key into the lanes."""
     for model, shade in record.state.shades.items():
         home = key.group if shade.whole_group else key
-        gate = home.models.setdefault(model, Gate())
+        gate = home.models.setdefault(model, pool.new_gate())
         stored = _shade_condition(shade, record, clocks)
         if _end(stored) > _end(gate.condition):
             gate.change(replace(stored, generation=gate.condition.generation + 1))
@@ -226,7 +260,9 @@ def merge_provider(pool: Pool, state: ProviderState, clocks: Clocks) -> None:
     known = pool.gate.condition
     _put_provider(pool, state, clocks)
     taken = pool.gate.condition
-    if not (known.is_healthy or taken.is_healthy) and _end(known) > _end(taken):
+    if taken.is_healthy:
+        pool.gate.change(_warming_up(known, taken))
+    elif not known.is_healthy and _end(known) > _end(taken):
         pool.gate.change(replace(taken, until=known.until))
 
 

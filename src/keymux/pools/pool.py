@@ -17,6 +17,7 @@ from keymux.pools.budget import RetryBudget
 from keymux.pools.gate import Gate
 from keymux.pools.lanes import Lanes
 from keymux.pools.members import Group, UpstreamKey
+from keymux.pools.permits import Permits, Scope
 
 _AWAY = frozenset({Status.EXHAUSTED, Status.QUARANTINED, Status.DISABLED})
 
@@ -96,22 +97,32 @@ class Pool:
         groups: by name.
         budget: for retries.
         expecting: promotions under way, each about to bring a fresh key.
+
+    Args:
+        name: of the provider.
+        budget: for retries.
+        permits: asked before a probe; without them this process decides alone.
     """
 
-    def __init__(self, name: str, budget: RetryBudget) -> None:
+    def __init__(self, name: str, budget: RetryBudget, permits: Permits | None = None) -> None:
         self.name = name
-        self.gate = Gate()
+        self._permits = permits
+        self.gate = self.new_gate()
         self.egress_gates: dict[str, Gate] = {}
         self.keys: dict[str, UpstreamKey] = {}
         self.groups: dict[str, Group] = {}
         self.budget = budget
         self.expecting = 0
         self._alarms = Alarms()
-        self._lanes = Lanes(self.keys, self._alarms)
+        self._lanes = Lanes(self.keys, self._alarms, self._ask)
         self._trials: dict[Lease, None] = {}
         self._in_rotation: int | None = None
         self._order = count()
         self._listeners: dict[int, Callable[[], None]] = {}
+
+    def new_gate(self) -> Gate:
+        """A gate of this pool, open."""
+        return Gate(is_guarded=self._permits is not None)
 
     # -- members -----------------------------------------------------------------------------
     def add(self, key_id: str, secret: str, *, group: str = "", label: str = "") -> UpstreamKey:
@@ -123,7 +134,8 @@ class Pool:
         home = self.groups.get(name)
         if home is None:
             home = self.groups[name] = Group(name)
-        key = home.keys[key_id] = self.keys[key_id] = UpstreamKey(key_id, secret, home, label)
+        key = UpstreamKey(key_id, secret, home, label, self.new_gate())
+        home.keys[key_id] = self.keys[key_id] = key
         self.recount()
         self.wake(key)
         return key
@@ -158,6 +170,7 @@ class Pool:
         if self._alarms.next <= now:
             self._ring(now)
         if not self.gate.is_open(now) or (self.egress_gates and self._egress_is_blocked()):
+            self._ask_for_itself(now)
             return None
         key = self._lanes.next_key(step, now)
         if key is None:
@@ -178,11 +191,10 @@ class Pool:
         """Whether `take` would give a lease; takes nothing."""
         if self._alarms.next <= now:
             self._ring(now)
-        return (
-            self.gate.is_open(now)
-            and not self._egress_is_blocked()
-            and self._lanes.has_key(step, now)
-        )
+        if not self.gate.is_open(now) or self._egress_is_blocked():
+            self._ask_for_itself(now)
+            return False
+        return self._lanes.has_key(step, now)
 
     def give_back(self, lease: Lease) -> None:
         """End a lease."""
@@ -221,12 +233,27 @@ class Pool:
         for holder, model in self._alarms.ring(now):
             self.wake(holder, model)
 
+    # -- probing -----------------------------------------------------------------------------
+    def _ask_for_itself(self, now: float) -> None:
+        """Ask for the permission to probe the provider, if that is what it waits for."""
+        if self._permits is not None and self.gate.wants_permit(now):
+            self._permits.ask(self.gate, Scope(self.name, "", self.announce))
+
+    def _ask(self, gate: Gate, holder: UpstreamKey | Group, model: str) -> None:
+        """Ask for the permission to probe what stands behind a gate."""
+        if self._permits is None:
+            return
+        kind, name = ("group", holder.name) if isinstance(holder, Group) else ("key", holder.id)
+        words = [self.name, kind, name, model]
+        scope = "/".join(word for word in words if word)
+        self._permits.ask(gate, Scope(scope, model, lambda: self.wake(holder, model)))
+
     # -- waiting -----------------------------------------------------------------------------
     def outlook(self, step: Step, now: float) -> Outlook:
         """What may be hoped for when no key is ready for a step."""
         if self._egress_is_blocked():
             return Outlook(None, Status.QUARANTINED, is_open=False)
-        trial = self._on_trial(step.target.model)
+        trial = self._on_trial(step.target.model) or self._asked(step.target.model)
         is_open = bool(self.expecting) or trial is not None
         own, floor = self.gate.condition, now
         if not self.gate.is_open(now):
@@ -257,6 +284,10 @@ class Pool:
             elif gate is self.gate or gate is lease.key.gate or lease.target.model == model:
                 return gate.condition.status
         return None
+
+    def _asked(self, model: str) -> Status | None:
+        """The status of a gate that may soon be permitted to open for a model."""
+        return None if self._permits is None else self._permits.asked(model)
 
     def listen(self, notify: Callable[[], None]) -> Callable[[], None]:
         """Be told whenever a key may have become ready; call the result to stop."""
