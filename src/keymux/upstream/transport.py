@@ -29,6 +29,8 @@ from keymux.upstream.slots import Slots
 from keymux.upstream.sockets import Scissors
 
 _POOL_IDLE_S = 55
+_POOL_IDLE = 8
+"""Connections that a slot keeps for later; it seldom has more than one at work."""
 _MAX_HEADERS = 64 * 1024
 _FIRST_MARK = 60_000
 """Milliseconds without an acknowledgement after which a connection is given up, the shortest."""
@@ -91,6 +93,7 @@ class Transport:
             .http2_initial_connection_window_size(2**22)
             .http2_max_header_list_size(_MAX_HEADERS)
             .connect_timeout(timedelta(seconds=self._connect_s))
+            .pool_max_idle_per_host(_POOL_IDLE)
             .pool_idle_timeout(timedelta(seconds=_POOL_IDLE_S))
             .tcp_keepalive(timedelta(seconds=30))
             .tcp_user_timeout(timedelta(milliseconds=mark))
