@@ -179,6 +179,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "Cooldown": "cooldown",
         "Limits": "limits",
         "Log": "log",
+        "Secrets": "secrets",
     }
 )
 """The sections of the schema in the order of the page, and where they stand in a config."""

@@ -54,5 +54,5 @@ def regimen(settings: Settings) -> Regimen:
 
 def needing_restart(before: Settings, after: Settings) -> list[str]:
     """Changes that only a restart brings into effect."""
-    names = ("host", "port", "store", "journal", "log", "retry")
+    names = ("host", "port", "store", "journal", "log", "retry", "secrets")
     return [name for name in names if getattr(before, name) != getattr(after, name)]

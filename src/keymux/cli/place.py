@@ -11,7 +11,8 @@ from keymux.cli.arguments import mention
 from keymux.cli.saying import MISUSED, fail, note
 from keymux.settings import BadConfig, Settings, load
 from keymux.stores import opening
-from keymux.stores.port import NoSuchRecord, Store, StoreUnavailable, StoreUnusable
+from keymux.stores.opening import SealedStore
+from keymux.stores.port import NoSuchRecord, StoreUnavailable, StoreUnusable
 
 T = TypeVar("T")
 
@@ -39,12 +40,13 @@ class Place:
         """Create what the store lacks; says what was done."""
         return self._guarded(_prepared(self.settings))
 
-    def use(self, work: Callable[[Store], Awaitable[T]], *, create: bool = False) -> T:
+    def use(self, work: Callable[[SealedStore], Awaitable[T]], *, create: bool = False) -> T:
         """Do some work on the store, open and up to date.
 
         Args:
             work: what to do.
-            create: make the database if there is none; otherwise the program ends here.
+            create: make the database and its key ring if there are none; otherwise the program
+                ends here if there is no database.
         """
         path = self.settings.database
         if path is not None and not path.exists():
@@ -54,7 +56,7 @@ class Place:
                     "or go where the gateway runs: a relative path in the config counts from there",
                 )
             note(f"making the database {path.absolute()}")
-        return self._guarded(self._use(work))
+        return self._guarded(self._use(work, create=create))
 
     def _guarded(self, doing: Coroutine[Any, Any, T]) -> T:
         try:
@@ -69,8 +71,8 @@ class Place:
         except NoSuchRecord as error:
             fail(f"{error} is gone: somebody else removed it just now; look again")
 
-    async def _use(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        store = open_store(self.settings)
+    async def _use(self, work: Callable[[SealedStore], Awaitable[T]], *, create: bool) -> T:
+        store = open_store(self.settings, may_make_ring=create)
         try:
             await store.prepare(list(self.settings.providers))
             return await work(store)
@@ -94,9 +96,9 @@ def read_config(path: Path) -> Settings:
         fail(*error.problems, f"mend {path}, or name another config with --config")
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, *, may_make_ring: bool = True) -> SealedStore:
     """The store that the config names; nothing is opened yet."""
-    return opening.open_store(settings.database, settings.store, note)
+    return opening.open_store(settings, note, may_make_ring=may_make_ring)
 
 
 def _login() -> str:

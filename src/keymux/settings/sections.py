@@ -215,6 +215,25 @@ class Log(Section):
     )
 
 
+class Secrets(Section):
+    """How the secrets in the store are kept."""
+
+    key_ring: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^\x00]*$",
+        description="File of the keys that seal them, or the key ring itself from env.NAME; when "
+        "left out it is beside the file of the database, or <database>.mongodb.keyring.json where "
+        "the gateway runs.",
+        repr=False,
+    )
+    plain: bool = Field(
+        default=False,
+        description="Store new secrets as they are: whoever reads a backup has them. Each start "
+        "warns of it.",
+    )
+
+
 class Settings(Section):
     """Everything an operator decides."""
 
@@ -252,6 +271,7 @@ class Settings(Section):
     cooldown: Cooldown = Field(default=Cooldown(), description="How long to leave things alone.")
     limits: Limits = Field(default=Limits(), description="What one process takes.")
     log: Log = Field(default=Log(), description="What is written.")
+    secrets: Secrets = Field(default=Secrets(), description="How secrets are kept.")
 
     @field_validator("store")
     @classmethod
@@ -275,9 +295,21 @@ class Settings(Section):
         """Where the journal lives."""
         if self.journal is not None:
             return Path(self.journal)
+        return self._beside_the_store("journal")
+
+    @property
+    def key_ring(self) -> Path | str:
+        """Where the key ring is, or the key ring itself."""
+        found = self.secrets.key_ring
+        if found is None:
+            return self._beside_the_store("keyring.json")
+        return found if found.lstrip().startswith("{") else Path(found)
+
+    def _beside_the_store(self, ending: str) -> Path:
+        """A file or folder that belongs to the store, whichever config names it."""
         if self.database is None:
-            return Path(f"{database_name(self.store)}.mongodb.journal")
-        return self.database.with_name(self.database.name.removesuffix(".db") + ".journal")
+            return Path(f"{database_name(self.store)}.mongodb.{ending}")
+        return self.database.with_name(f"{self.database.name.removesuffix('.db')}.{ending}")
 
     def routes(self) -> Routes:
         """All models by every name they answer to."""

@@ -1,24 +1,48 @@
-"""Which store an address names."""
+"""Which store a config names, and with which key ring its secrets are sealed."""
 
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
+from keymux.settings import Settings
 from keymux.stores.port import Store
+from keymux.stores.sealing.port import Answers, Secrets
+from keymux.stores.sealing.ring_file import source_of
+from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import SqliteStore
 
 
-def open_store(database: Path | None, address: str, tell: Callable[[str], None]) -> Store:
+class SealedStore(Store, Protocol):
+    """A store, and its secrets as they are stored."""
+
+    @property
+    def vault(self) -> Vault:
+        """What seals and opens them."""
+
+    @property
+    def answers(self) -> Answers:
+        """What proves the key ring."""
+
+    @property
+    def secrets(self) -> Secrets:
+        """The secrets."""
+
+
+def open_store(
+    settings: Settings, tell: Callable[[str], None], *, may_make_ring: bool = True
+) -> SealedStore:
     """A store; nothing is opened yet.
 
     Args:
-        database: the file of the embedded store, None for the shared one.
-        address: of the shared store.
+        settings: name it.
         tell: told of what is wrong with some of the records there, in sentences.
+        may_make_ring: whether a new store gets a key ring by itself.
     """
-    if database is not None:
-        return SqliteStore(database)
+    vault = Vault(
+        source_of(settings.key_ring), plain=settings.secrets.plain, may_make=may_make_ring
+    )
+    if settings.database is not None:
+        return SqliteStore(settings.database, vault=vault, tell=tell)
     # the driver takes 14 MB and 0.15 s, which is not asked of those who do without
     mongo = import_module("keymux.stores.mongo")
-    return cast("Store", mongo.MongoStore(address, tell))
+    return cast("SealedStore", mongo.MongoStore(settings.store, tell, vault=vault))

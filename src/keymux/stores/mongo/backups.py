@@ -10,7 +10,7 @@ from keymux.stores.mongo.documents import backup_document, backup_record
 from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.keys import now_ms
 from keymux.stores.mongo.promotion import Promoter
-from keymux.stores.mongo.reading import Reader
+from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
     insert_new,
@@ -48,7 +48,8 @@ class MongoBackupKeys:
         documents = [backup_document(name, record, now) for record in records]
 
         async def work(portion: Sequence[Stored], session: Session) -> list[str]:
-            fresh = await self._useful(provider, portion, session)
+            useful = await self._useful(provider, portion, session)
+            fresh = sealed(self._database.vault, name, useful)
             inserted = await insert_new(self._database.collection(name), fresh, session)
             done = [str(document["_id"]) for document in inserted]
             await self._audit(actor, "backup.add", provider, done, session)

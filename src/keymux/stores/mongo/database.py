@@ -23,6 +23,7 @@ from pymongo.read_concern import ReadConcern
 
 from keymux.stores.mongo.troubles import AGAIN, UNKNOWN_COMMIT, is_duplicate, told
 from keymux.stores.port import StoreUnavailable, StoreUnusable
+from keymux.stores.sealing.vault import Vault
 
 T = TypeVar("T")
 Stored = dict[str, Any]
@@ -59,13 +60,17 @@ class Database:
     Args:
         uri: its address, with credentials and options.
         patience_s: how long to wait for a server, an answer, and others who write.
+        vault: for the secrets in it.
 
     Attributes:
         where: the address without credentials.
         has_transactions: whether the server has them; known once it was reached.
     """
 
-    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, uri: str, patience_s: float = PATIENCE_S, vault: Vault | None = None
+    ) -> None:
+        self.vault = vault or Vault(None)
         self.where = without_credentials(uri)
         self.has_transactions = False
         self._uri = uri

@@ -1,7 +1,7 @@
 """Upstream keys: a collection for each provider."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from keymux.stores.mongo import audit
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
 from keymux.stores.mongo.fields import named
-from keymux.stores.mongo.reading import Reader
+from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
     as_found,
@@ -127,8 +127,9 @@ class MongoKeys:
     async def _put(
         self, provider: str, document: Stored, after: KeyRecord, session: Session
     ) -> bool:
-        done = await self._database.collection(collection_name(provider, "keys")).bulk_write(
-            [state_update(document, after)], session=session
+        name = collection_name(provider, "keys")
+        done = await self._database.collection(name).bulk_write(
+            [state_update(document, after, self._reader.resealed(name, document))], session=session
         )
         return done.matched_count == 1
 
@@ -160,18 +161,26 @@ async def find(
     return (record, document) if record and document else None
 
 
-def state_update(document: Stored, record: KeyRecord) -> UpdateOne:
-    """Write the health of a key, unless somebody else did so meanwhile."""
-    unchanged = as_found(document, "revision", "status", "generation")
-    return UpdateOne(unchanged, {"$set": state_fields(record), "$inc": {"revision": 1}})
+def state_update(document: Stored, record: KeyRecord, resealed: Mapping[str, str]) -> UpdateOne:
+    """Write the health of a key, unless somebody else did so meanwhile.
+
+    Args:
+        document: as it was found.
+        record: as it is to be.
+        resealed: a secret that is sealed on this occasion, by its field.
+    """
+    unchanged = as_found(document, "revision", "status", "generation", *resealed)
+    changed = {**state_fields(record), **resealed}
+    return UpdateOne(unchanged, {"$set": changed, "$inc": {"revision": 1}})
 
 
 async def insert(
     database: Database, provider: str, documents: Sequence[Stored], actor: str, session: Session
 ) -> list[str]:
     """Add keys unless their secret or id is there; gives the ids of those that were added."""
-    collection = database.collection(collection_name(provider, "keys"))
-    fresh = await without_known(collection, documents, session)
+    name = collection_name(provider, "keys")
+    collection = database.collection(name)
+    fresh = sealed(database.vault, name, await without_known(collection, documents, session))
     done = [str(document["_id"]) for document in await insert_new(collection, fresh, session)]
     now = now_ms()
     entries = [

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
+from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from keymux.core.records import ProviderState
@@ -170,10 +171,11 @@ class Schema:
         done: list[str] = []
         for name in missing.collections:
             if name != META:  # the lock has made it
-                await self._database.database.create_collection(name)
-                done.append(f"collection {name}")
+                indexes = [index for where, index in missing.indexes if where == name]
+                done.append(await self._make_collection(name, indexes))
         for name, index in missing.indexes:
-            done += await self._make_index(name, index)
+            if name not in missing.collections:
+                done += await self._make_index(name, index)
         for name in missing.unhashed:
             done += await add_hashes(self._database.collection(name), name, self._reader)
         for provider in missing.providers:
@@ -184,6 +186,13 @@ class Schema:
             )
             done.append(f"schema {SCHEMA_VERSION}")
         return done
+
+    async def _make_collection(self, name: str, indexes: Sequence[Index]) -> str:
+        await self._database.database.create_collection(name, check_exists=False)
+        if indexes:
+            models = [IndexModel(index.key, **index.options) for index in indexes]
+            await self._database.collection(name).create_indexes(models)
+        return f"collection {name} with {len(indexes)} indexes"
 
     async def _make_index(self, name: str, index: Index) -> list[str]:
         fields = ", ".join(index.fields)

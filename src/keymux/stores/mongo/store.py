@@ -14,7 +14,10 @@ from keymux.stores.mongo.keys import MongoKeys, now_ms
 from keymux.stores.mongo.ledger import MongoLedger
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.schema import Schema
+from keymux.stores.mongo.secrets import MongoAnswers, MongoSecrets
 from keymux.stores.mongo.transitions import PROVIDERS
+from keymux.stores.sealing.unlocking import unlock
+from keymux.stores.sealing.vault import Vault
 
 
 class MongoStore:
@@ -24,13 +27,23 @@ class MongoStore:
         uri: of the server or replica set, with the name of the database.
         tell: told of documents that cannot be used, each once, without their values.
         patience_s: how long to wait for a server, an answer, and others who write.
+        vault: for the secrets in it; they are kept as they are when left out.
     """
 
     def __init__(
-        self, uri: str, tell: Callable[[str], None], patience_s: float = PATIENCE_S
+        self,
+        uri: str,
+        tell: Callable[[str], None],
+        patience_s: float = PATIENCE_S,
+        *,
+        vault: Vault | None = None,
     ) -> None:
-        self._database = Database(uri, patience_s)
-        self._reader = Reader(tell)
+        self._database = Database(uri, patience_s, vault)
+        self.vault = self._database.vault
+        self.answers = MongoAnswers(self._database)
+        self.secrets = MongoSecrets(self._database)
+        self._tell = tell
+        self._reader = Reader(tell, self.vault)
         self._schema = Schema(self._database, self._reader)
         self.keys = MongoKeys(self._database, self._reader)
         self.backups = MongoBackupKeys(self._database, self._reader)
@@ -43,10 +56,11 @@ class MongoStore:
         """Create what is missing, bring the schema up to date; says what was done.
 
         Raises:
-            StoreUnusable: it is no database of ours, or a newer one.
+            StoreUnusable: it is no database of ours, a newer one, or the key ring does not fit.
             StoreUnavailable: the server cannot be reached or written now.
         """
         done = await self._database.run(lambda: self._schema.prepare(providers))
+        await unlock(self.vault, self.answers, self.secrets, self._tell)
         for provider in providers:
             await self.backups.finish_promotions(provider)
         return done

@@ -92,7 +92,7 @@ def _updates(
             continue
         after = _after_all(record, transitions)
         if after != record:
-            yield keys.state_update(document, after)
+            yield keys.state_update(document, after, reader.resealed(name, document))
 
 
 def _after_all(record: KeyRecord, transitions: Sequence[Transition]) -> KeyRecord:

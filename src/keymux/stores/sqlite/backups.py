@@ -3,35 +3,46 @@
 import sqlite3
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores.port import NoSuchRecord
+from keymux.stores.sealing.vault import Place, Vault
 from keymux.stores.sqlite import audit, keys
 from keymux.stores.sqlite.database import Database, table, transaction
 from keymux.stores.sqlite.keys import now_ms
+from keymux.stores.sqlite.reading import Reader
 
 
 class SqliteBackupKeys:
     """See `keymux.stores.port.BackupKeys`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reader: Reader) -> None:
         self._database = database
+        self._reader = reader
 
     async def load(self, provider: str) -> list[BackupKeyRecord]:
-        """All of them, oldest first."""
-        statement = f"SELECT * FROM {table(provider, 'backup_keys')} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        """All of them, oldest first; those that cannot be opened are told of and left out."""
+        name = table(provider, "backup_keys")
+        statement = f"SELECT * FROM {name} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
         return await self._database.run(
-            lambda connection: [_record(row) for row in connection.execute(statement)]
+            lambda connection: self._reader.opened(
+                name, [record_of(row) for row in connection.execute(statement)]
+            )
         )
 
     async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
+        vault = self._database.vault
 
         def work(connection: sqlite3.Connection) -> list[str]:
             with transaction(connection):
                 return [
-                    record.id for record in records if _insert(connection, provider, record, actor)
+                    record.id
+                    for record in records
+                    if _insert(connection, vault, provider, record, actor)
                 ]
 
         return await self._database.run(work)
@@ -41,7 +52,7 @@ class SqliteBackupKeys:
 
         def work(connection: sqlite3.Connection) -> str | None:
             with transaction(connection):
-                return _promote(connection, provider, dead_key, (at, actor))
+                return _Promotion(connection, self._reader, provider, at, actor).of(dead_key)
 
         return await self._database.run(work)
 
@@ -76,84 +87,94 @@ class SqliteBackupKeys:
 
 
 def _insert(
-    connection: sqlite3.Connection, provider: str, record: BackupKeyRecord, actor: str
+    connection: sqlite3.Connection,
+    vault: Vault,
+    provider: str,
+    record: BackupKeyRecord,
+    actor: str,
 ) -> bool:
-    digest = hash_of(record.secret)
+    digest, name = hash_of(record.secret), table(provider, "backup_keys")
     in_pool = f"SELECT 1 FROM {table(provider, 'keys')} WHERE keyHash = ?"  # noqa: S608 -- checked name
     if connection.execute(in_pool, (digest,)).fetchone():
         return False
     statement = (
-        f"INSERT INTO {table(provider, 'backup_keys')} (_id, apiKey, keyHash, label, createdAt) "  # noqa: S608 -- checked name
+        f"INSERT INTO {name} (_id, apiKey, keyHash, label, createdAt) "  # noqa: S608 -- checked name
         "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
-    values = (record.id, record.secret, digest, record.label, record.created_at or now_ms())
+    sealed = vault.seal(Place(name, record.id, "apiKey"), record.secret)
+    values = (record.id, sealed, digest, record.label, record.created_at or now_ms())
     if connection.execute(statement, values).rowcount != 1:
         return False
     _audit(connection, actor, "backup.add", provider, record.id)
     return True
 
 
-def _promote(
-    connection: sqlite3.Connection, provider: str, dead_key: str, when: tuple[int, str]
-) -> str | None:
-    at, actor = when
-    dead = keys.find(connection, provider, dead_key)
-    if dead is None:
+class _Promotion(Struct, frozen=True):
+    """A promotion within a transaction.
+
+    Attributes:
+        at: when.
+        actor: by whom.
+    """
+
+    connection: sqlite3.Connection
+    reader: Reader
+    provider: str
+    at: int
+    actor: str
+
+    def of(self, dead_key: str) -> str | None:
+        """Let the oldest spare that can be used take over; gives the new key's id."""
+        dead = keys.find(self.connection, self.provider, dead_key)
+        if dead is None:
+            return None
+        if dead.replaced_by:
+            return dead.replaced_by
+        for spare in self._spares():
+            if self._joins(spare):
+                self._take_over(dead, spare)
+                return spare.id
+            self._mark(spare, "")  # its secret is in the pool already
         return None
-    if dead.replaced_by:
-        return dead.replaced_by
-    spare = _oldest_spare(connection, provider)
-    while spare is not None and not _joins(connection, provider, spare, (at, actor)):
-        _mark(connection, provider, spare, "", at)  # its secret is in the pool already
-        spare = _oldest_spare(connection, provider)
-    if spare is None:
-        return None
-    _mark(connection, provider, spare, dead_key, at)
-    connection.execute(
-        f"UPDATE {table(provider, 'keys')} SET replacedBy = ?, updatedAt = ? WHERE _id = ?",  # noqa: S608 -- checked name
-        (spare.id, at, dead_key),
-    )
-    entry = audit.Entry(
-        id=record_id("aud"),
-        at=at,
-        actor=actor,
-        action="backup.promote",
-        provider=provider,
-        subject=spare.id,
-        before=dead_key,
-        after=spare.id,
-        reason=dead.state.reason,
-    )
-    audit.write(connection, entry)
-    return spare.id
 
+    def _spares(self) -> list[BackupKeyRecord]:
+        name = table(self.provider, "backup_keys")
+        statement = f"SELECT * FROM {name} WHERE isUsed = 0 ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        found = [record_of(row) for row in self.connection.execute(statement)]
+        return self.reader.opened(name, found)
 
-def _oldest_spare(connection: sqlite3.Connection, provider: str) -> BackupKeyRecord | None:
-    statement = (
-        f"SELECT * FROM {table(provider, 'backup_keys')} WHERE isUsed = 0 "  # noqa: S608 -- checked name
-        "ORDER BY createdAt, _id LIMIT 1"
-    )
-    row = connection.execute(statement).fetchone()
-    return None if row is None else _record(row)
+    def _joins(self, spare: BackupKeyRecord) -> bool:
+        fresh = KeyRecord(id=spare.id, secret=spare.secret, label=spare.label, created_at=self.at)
+        return keys.insert(self.connection, self.reader.vault, self.provider, fresh, self.actor)
 
+    def _take_over(self, dead: KeyRecord, spare: BackupKeyRecord) -> None:
+        self._mark(spare, dead.id)
+        self.connection.execute(
+            f"UPDATE {table(self.provider, 'keys')} SET replacedBy = ?, updatedAt = ? "  # noqa: S608 -- checked name
+            "WHERE _id = ?",
+            (spare.id, self.at, dead.id),
+        )
+        entry = audit.Entry(
+            id=record_id("aud"),
+            at=self.at,
+            actor=self.actor,
+            action="backup.promote",
+            provider=self.provider,
+            subject=spare.id,
+            before=dead.id,
+            after=spare.id,
+            reason=dead.state.reason,
+        )
+        audit.write(self.connection, entry)
 
-def _joins(
-    connection: sqlite3.Connection, provider: str, spare: BackupKeyRecord, when: tuple[int, str]
-) -> bool:
-    at, actor = when
-    fresh = KeyRecord(id=spare.id, secret=spare.secret, label=spare.label, created_at=at)
-    return keys.insert(connection, provider, fresh, actor)
-
-
-def _mark(
-    connection: sqlite3.Connection, provider: str, spare: BackupKeyRecord, dead_key: str, at: int
-) -> None:
-    """No spare any more; without a dead key it was of no use."""
-    connection.execute(
-        f"UPDATE {table(provider, 'backup_keys')} "  # noqa: S608 -- checked name
-        "SET isUsed = 1, activated = ?, usedFor = ?, usedAt = ? WHERE _id = ?",
-        (bool(dead_key), dead_key, at, spare.id),
-    )
+    def _mark(self, spare: BackupKeyRecord, dead_key: str) -> None:
+        """No spare any more; without a dead key it was of no use."""
+        name = table(self.provider, "backup_keys")
+        self.connection.execute(
+            f"UPDATE {name} SET isUsed = 1, activated = ?, usedFor = ?, usedAt = ?, "  # noqa: S608 -- checked name
+            "apiKey = resealed(?, _id, 'apiKey', apiKey) WHERE _id = ?",
+            (bool(dead_key), dead_key, self.at, name, spare.id),
+        )
 
 
 def _restore(connection: sqlite3.Connection, provider: str, backup_id: str, actor: str) -> None:
@@ -162,10 +183,11 @@ def _restore(connection: sqlite3.Connection, provider: str, backup_id: str, acto
     if row is None:
         raise NoSuchRecord(backup_id)
     keys.delete(connection, provider, backup_id, actor)
+    name = table(provider, "backup_keys")
     connection.execute(
-        f"UPDATE {table(provider, 'backup_keys')} SET isUsed = 0, activated = 0, usedFor = NULL, "  # noqa: S608 -- checked name
-        "usedAt = NULL WHERE _id = ?",
-        (backup_id,),
+        f"UPDATE {name} SET isUsed = 0, activated = 0, usedFor = NULL, usedAt = NULL, "  # noqa: S608 -- checked name
+        "apiKey = resealed(?, _id, 'apiKey', apiKey) WHERE _id = ?",
+        (name, backup_id),
     )
     _audit(connection, actor, "backup.restore", provider, backup_id)
 
@@ -184,7 +206,8 @@ def _audit(
     audit.write(connection, entry)
 
 
-def _record(row: sqlite3.Row) -> BackupKeyRecord:
+def record_of(row: sqlite3.Row) -> BackupKeyRecord:
+    """The backup key that a row stands for, with its secret as it is stored."""
     return BackupKeyRecord(
         id=row["_id"],
         secret=row["apiKey"],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from keymux.stores.port import StoreUnavailable, StoreUnusable
+from keymux.stores.sealing.vault import Place, Vault
 
 T = TypeVar("T")
 
@@ -35,10 +36,14 @@ class Database:
     Args:
         path: of the file; it is created if its folder exists.
         patience_s: how long to wait for another process that writes.
+        vault: for the secrets in it.
     """
 
-    def __init__(self, path: Path, patience_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, path: Path, patience_s: float = BUSY_TIMEOUT_S, vault: Vault | None = None
+    ) -> None:
         self.path = path
+        self.vault = vault or Vault(None)
         self._patience_s = patience_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keymux-sqlite")
         self._connection: sqlite3.Connection | None = None
@@ -86,8 +91,13 @@ class Database:
         elif _identity(self.path) is None:
             raise StoreUnavailable(f"{self.path}: there is no such file")
         self._connection = _connect(self.path, self._patience_s)
+        self._connection.create_function("resealed", 4, self._resealed)
         self._file = _identity(self.path)
         return self._connection
+
+    def _resealed(self, collection: str, record_id: str, field: str, stored: str) -> str:
+        """For statements that write a record: a legacy secret is sealed along with it."""
+        return self.vault.resealed(Place(collection, record_id, field), stored)
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
@@ -139,6 +149,7 @@ def _connect(path: Path, patience_s: float) -> sqlite3.Connection:
         _use_log(connection)
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
     except BaseException:
         connection.close()
         raise

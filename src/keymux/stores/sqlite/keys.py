@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from keymux.core.health import Event
 from keymux.core.records import KeyRecord, KeyState, Shade, Transition
@@ -12,8 +13,10 @@ from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores import states
 from keymux.stores.port import NoSuchRecord
+from keymux.stores.sealing.vault import Place, Vault
 from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.database import Database, table, transaction
+from keymux.stores.sqlite.reading import Reader
 from keymux.stores.states import Seen
 
 _read_shades = msgspec.json.Decoder(dict[str, Shade]).decode
@@ -27,27 +30,39 @@ def now_ms() -> int:
 class SqliteKeys:
     """See `keymux.stores.port.Keys`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reader: Reader) -> None:
         self._database = database
+        self._reader = reader
 
     async def load(self, provider: str) -> list[KeyRecord]:
-        """All of them, oldest first."""
-        statement = f"SELECT * FROM {table(provider, 'keys')} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
+        """All of them, oldest first; those that cannot be opened are told of and left out."""
+        name = table(provider, "keys")
+        statement = f"SELECT * FROM {name} ORDER BY createdAt, _id"  # noqa: S608 -- checked name
         return await self._database.run(
-            lambda connection: [_record(row) for row in connection.execute(statement)]
+            lambda connection: self._reader.opened(
+                name, [record_of(row) for row in connection.execute(statement)]
+            )
         )
 
     async def find(self, provider: str, key_id: str) -> KeyRecord | None:
-        """One of them."""
-        return await self._database.run(lambda connection: find(connection, provider, key_id))
+        """One of them; None also if it cannot be opened."""
+
+        def work(connection: sqlite3.Connection) -> KeyRecord | None:
+            record = find(connection, provider, key_id)
+            return record and self._reader.open(table(provider, "keys"), record)
+
+        return await self._database.run(work)
 
     async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is not known yet; gives the ids that were inserted."""
+        vault = self._database.vault
 
         def work(connection: sqlite3.Connection) -> list[str]:
             with transaction(connection):
                 return [
-                    record.id for record in records if insert(connection, provider, record, actor)
+                    record.id
+                    for record in records
+                    if insert(connection, vault, provider, record, actor)
                 ]
 
         return await self._database.run(work)
@@ -63,7 +78,9 @@ class SqliteKeys:
 
         def work(connection: sqlite3.Connection) -> KeyRecord:
             with transaction(connection):
-                return _change(connection, provider, key_id, event, (actor, reason))
+                changed = _change(connection, provider, key_id, event, (actor, reason))
+            opened = self._reader.open(table(provider, "keys"), changed)
+            return opened or replace(changed, secret="")
 
         return await self._database.run(work)
 
@@ -83,23 +100,26 @@ class SqliteKeys:
 
 
 def find(connection: sqlite3.Connection, provider: str, key_id: str) -> KeyRecord | None:
-    """One key, or None."""
+    """One key with its secret as it is stored, or None."""
     statement = f"SELECT * FROM {table(provider, 'keys')} WHERE _id = ?"  # noqa: S608 -- checked name
     row = connection.execute(statement, (key_id,)).fetchone()
-    return None if row is None else _record(row)
+    return None if row is None else record_of(row)
 
 
-def insert(connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str) -> bool:
+def insert(
+    connection: sqlite3.Connection, vault: Vault, provider: str, record: KeyRecord, actor: str
+) -> bool:
     """Add a key unless its secret is there; within the caller's transaction."""
+    name = table(provider, "keys")
     statement = (
-        f"INSERT INTO {table(provider, 'keys')} "  # noqa: S608 -- checked name
+        f"INSERT INTO {name} "  # noqa: S608 -- checked name
         "(_id, apiKey, keyHash, label, quotaGroup, createdAt, updatedAt) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     )
     created = record.created_at or now_ms()
     values = (
         record.id,
-        record.secret,
+        vault.seal(Place(name, record.id, "apiKey"), record.secret),
         hash_of(record.secret),
         record.label,
         record.group,
@@ -188,10 +208,12 @@ def apply(connection: sqlite3.Connection, transition: Transition, known: Collect
 
 def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecord) -> None:
     state, seen = record.state, states.seen(record.state)
+    name = table(provider, "keys")
     statement = (
-        f"UPDATE {table(provider, 'keys')} SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
+        f"UPDATE {name} SET status = ?, statusReason = ?, cooldownUntil = ?, "  # noqa: S608 -- checked name
         "modelCooldowns = ?, step = ?, generation = ?, consecutiveFailures = ?, suspectedAt = ?, "
-        "lastError = ?, replacedBy = ?, updatedAt = ? WHERE _id = ?"
+        "lastError = ?, replacedBy = ?, updatedAt = ?, "
+        "apiKey = resealed(?, _id, 'apiKey', apiKey) WHERE _id = ?"
     )
     connection.execute(
         statement,
@@ -207,6 +229,7 @@ def _store_state(connection: sqlite3.Connection, provider: str, record: KeyRecor
             record.last_error,
             record.replaced_by,
             record.updated_at,
+            name,
             record.id,
         ),
     )
@@ -219,7 +242,8 @@ def _shades(text: str) -> dict[str, Shade]:
         return {}
 
 
-def _record(row: sqlite3.Row) -> KeyRecord:
+def record_of(row: sqlite3.Row) -> KeyRecord:
+    """The key that a row stands for, with its secret as it is stored."""
     shades = _shades(row["modelCooldowns"])
     stored = Seen(states.status_of(row["status"]), row["cooldownUntil"], row["statusReason"])
     own = states.unseen(stored, shades)

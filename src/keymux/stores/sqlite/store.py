@@ -1,11 +1,13 @@
 """The embedded store as the port wants it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keymux.core.records import ProviderState
 from keymux.ids import record_id
+from keymux.stores.sealing.unlocking import unlock
+from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
@@ -14,6 +16,8 @@ from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
 from keymux.stores.sqlite.keys import SqliteKeys, now_ms
 from keymux.stores.sqlite.ledger import SqliteLedger
+from keymux.stores.sqlite.reading import Reader
+from keymux.stores.sqlite.secrets import SqliteAnswers, SqliteSecrets
 from keymux.stores.states import status_of
 
 
@@ -23,12 +27,26 @@ class SqliteStore:
     Args:
         path: of the database file.
         patience_s: how long to wait for another process that writes.
+        vault: for the secrets in it; they are kept as they are when left out.
+        tell: told of what is wrong with some of the records, in sentences.
     """
 
-    def __init__(self, path: Path, patience_s: float = BUSY_TIMEOUT_S) -> None:
-        self._database = Database(path, patience_s)
-        self.keys = SqliteKeys(self._database)
-        self.backups = SqliteBackupKeys(self._database)
+    def __init__(
+        self,
+        path: Path,
+        patience_s: float = BUSY_TIMEOUT_S,
+        *,
+        vault: Vault | None = None,
+        tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005 -- nobody listens
+    ) -> None:
+        self._database = Database(path, patience_s, vault)
+        reader = Reader(self._database.vault, tell)
+        self.vault = self._database.vault
+        self.answers = SqliteAnswers(self._database)
+        self.secrets = SqliteSecrets(self._database)
+        self._tell = tell
+        self.keys = SqliteKeys(self._database, reader)
+        self.backups = SqliteBackupKeys(self._database, reader)
         self.clients = SqliteClientKeys(self._database)
         self.ledger = SqliteLedger(self._database)
         self.audit = SqliteAudit(self._database)
@@ -38,12 +56,14 @@ class SqliteStore:
         """Create what is missing, bring the schema up to date; says what was done.
 
         Raises:
-            StoreUnusable: it is no database of ours, or a newer one.
+            StoreUnusable: it is no database of ours, a newer one, or the key ring does not fit.
             StoreUnavailable: the file cannot be opened or written.
         """
-        return await self._database.run(
+        done = await self._database.run(
             lambda connection: prepare(connection, providers), create=True
         )
+        await unlock(self.vault, self.answers, self.secrets, self._tell)
+        return done
 
     async def provider_state(self, provider: str) -> ProviderState:
         """Health of a provider as a whole."""

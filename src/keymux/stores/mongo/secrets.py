@@ -1,0 +1,151 @@
+"""Secrets as they are stored, and the known answers that prove a key ring."""
+
+import time
+from collections.abc import Sequence
+
+from bson import ObjectId
+from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from keymux.stores.mongo import audit
+from keymux.stores.mongo.database import Database, Session, collection_name
+from keymux.stores.mongo.fields import named
+from keymux.stores.mongo.layout import META
+from keymux.stores.mongo.transitions import PROVIDERS
+from keymux.stores.sealing.port import OF_PROVIDERS, SHARED, Change, Secret
+from keymux.stores.sealing.vault import Place, key_id_of
+
+_PREFIX = "key/"
+_FIRST = "first_key"
+
+
+class MongoAnswers:
+    """See `keymux.stores.sealing.port.Answers`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> dict[str, str]:
+        """By key id."""
+
+        async def work() -> dict[str, str]:
+            found = self._database.lasting(META).find({"_id": {"$regex": f"^{_PREFIX}"}})
+            return {one["_id"].removeprefix(_PREFIX): one["answer"] async for one in found}
+
+        return await self._database.run(work)
+
+    async def add(self, kid: str, answer: str, *, is_first: bool, actor: str) -> bool:
+        """Add one; False if it was to be the first and somebody else's is there."""
+
+        async def work() -> bool:
+            if is_first and not await self._is_first(kid):
+                return False
+            await self._database.collection(META).update_one(
+                {"_id": _PREFIX + kid}, {"$setOnInsert": {"answer": answer}}, upsert=True
+            )
+            return True
+
+        done = await self._database.run(work)
+        if done and actor:
+            await _audit(self._database, "secrets.key", kid, actor)
+        return done
+
+    async def _is_first(self, kid: str) -> bool:
+        """Whether a key is the first of all, which only one can be."""
+        meta = self._database.collection(META)
+        try:
+            await meta.insert_one({"_id": _FIRST, "kid": kid})
+        except DuplicateKeyError:
+            found = await meta.find_one({"_id": _FIRST, "kid": kid})
+            return found is not None
+        return True
+
+    async def remove(self, kid: str, actor: str) -> bool:
+        """Remove one, and audit it; False if a secret is sealed with that key."""
+        secrets = MongoSecrets(self._database)
+        for collection in await secrets.collections():
+            if any(key_id_of(secret.stored) == kid for secret in await secrets.load(collection)):
+                return False
+
+        async def work() -> bool:
+            gone = await self._database.collection(META).delete_one({"_id": _PREFIX + kid})
+            return gone.deleted_count == 1
+
+        if await self._database.run(work):
+            await _audit(self._database, "secrets.retire", kid, actor)
+        return True
+
+
+class MongoSecrets:
+    """See `keymux.stores.sealing.port.Secrets`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def collections(self) -> list[str]:
+        """Those that hold secrets."""
+
+        async def work() -> list[str]:
+            listed = self._database.collection(PROVIDERS).find(projection={"_id": True})
+            names = sorted([str(one["_id"]) async for one in listed])
+            own = [collection_name(name, kind) for name in names for kind in OF_PROVIDERS]
+            return [*own, *SHARED]
+
+        return await self._database.run(work)
+
+    async def load(self, collection: str) -> list[Secret]:
+        """The secrets of one, but for documents whose id keymux does not use."""
+        field = SHARED.get(collection, "apiKey")
+
+        async def work() -> list[Secret]:
+            found = self._database.collection(collection).find(
+                {field: {"$type": "string"}}, projection={field: True}
+            )
+            return [
+                Secret(Place(collection, str(one["_id"]), field), one[field])
+                async for one in found
+                if isinstance(one["_id"], str | ObjectId)
+            ]
+
+        return await self._database.run(work)
+
+    async def replace(self, changes: Sequence[Change]) -> int:
+        """Store secrets otherwise; gives how many were as they should be before."""
+        by_collection: dict[str, list[UpdateOne]] = {}
+        for change in changes:
+            place = change.place
+            update = UpdateOne(
+                {**named(place.id), place.field: change.before},
+                {"$set": {place.field: change.after}},
+            )
+            by_collection.setdefault(place.collection, []).append(update)
+
+        async def work() -> int:
+            done = 0
+            for name, updates in by_collection.items():
+                found = self._database.collection(name)
+                done += (await found.bulk_write(updates, ordered=False)).matched_count
+            return done
+
+        return await self._database.run(work)
+
+    async def wipe(self) -> str:
+        """Nothing can be wiped from outside of the server."""
+        return (
+            "the server's oplog, journal and files until it writes over them, and earlier backups"
+        )
+
+    async def audit(self, action: str, subject: str, actor: str) -> None:
+        """Write down what an operator did."""
+        await _audit(self._database, action, subject, actor)
+
+
+async def _audit(database: Database, action: str, subject: str, actor: str) -> None:
+    entry = audit.Entry(
+        at=time.time_ns() // 1_000_000, actor=actor, action=action, provider="", subject=subject
+    )
+
+    async def work(session: Session) -> None:
+        await audit.write(database, [entry], session)
+
+    await database.transact(work)
