@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from keymux.core.records import Outcome
 from keymux.sandbox.apart import SandboxChild
-from keymux.sandbox.behaviours import Ok, Slow
+from keymux.sandbox.behaviours import Ok, Silent, Slow
 from keymux.sandbox.record import Seen
 from tests.scenarios.rig import GatewayProcess, Keys, config_of, pause
 from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, chat, get, head
@@ -195,3 +195,35 @@ def test_a_client_that_leaves_takes_its_upstream_along(
 
     assert len(late) > WATCHED / 4
     assert late[len(late) * 99 // 100] < CLOSED_WITHIN_S
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a plain answer"])
+def test_an_upstream_that_has_said_nothing_is_let_go(
+    tmp_path: Path, sandbox: SandboxChild, *, stream: bool
+) -> None:
+    """Twenty clients leave before there is a head: each upstream is closed within a second."""
+    sandbox.behave(QUICK, Silent())
+    sandbox.behave(SLOW, Silent())
+    config = config_of({"openhands": sandbox.url("openhands")})
+    with GatewayProcess(tmp_path, config, {"openhands": Keys([QUICK, SLOW])}) as gateway:
+
+        async def visit(number: int) -> Left:
+            await asyncio.sleep(number / 20)
+            body = chat(f"marker:n{number}", stream=stream)
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(head(OPENAI_PATH, body) + body)
+            await asyncio.sleep(0.6)
+            writer.close()
+            return Left(number, time.monotonic(), early=True)
+
+        async def all_of_them() -> list[Left]:
+            return await asyncio.gather(*(visit(number) for number in range(20)))
+
+        visits = asyncio.run(all_of_them())
+        sandbox.until(lambda: all(one.peer_left_at for one in sandbox.seen))
+        late = _late(sandbox.seen, visits)
+        rows = gateway.wait_for_rows(20)
+
+    assert len(late) == 20
+    assert max(late) < CLOSED_WITHIN_S
+    assert {(row.outcome, row.quality) for row in rows} == {(Outcome.CLIENT_GONE, "unknown")}
