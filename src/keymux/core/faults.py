@@ -137,7 +137,7 @@ class BodyLate(ClientFault):
 
     code = "request_timeout"
     status = 408
-    says = "Nothing of the request body came for {seconds} s. Send it again in one go."
+    says = "The request body did not come within {seconds} s. Send it again in one go."
 
 
 class LengthRequired(ClientFault):

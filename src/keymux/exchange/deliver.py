@@ -42,9 +42,11 @@ class Delivery:
         """Send a comment, and before it the head of the answer if that is still held back."""
         self._last = self._exchange.watched.clock()
         if not self._client.started:
-            own = (b"x-keymux-request-id", self._exchange.request.id.encode())
+            request = self._exchange.request
+            own_id = request.id.encode()
+            own = (request.format.request_id_header, own_id), (b"x-keymux-request-id", own_id)
             self._exchange.bill.status = 200
-            await self._client.start(200, (_STREAM_TYPE, *_UNBUFFERED, own))
+            await self._client.start(200, (_STREAM_TYPE, *_UNBUFFERED, *own))
         if self._exchange.watched.pulse is self:  # else the end has overtaken it
             await self._client.send(_COMMENT)
 

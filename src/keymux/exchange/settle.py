@@ -4,7 +4,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from keymux.core.faults import ClientGone, ClientStalled, Fault, Internal, UpstreamFault
+from keymux.core.faults import (
+    ClientGone,
+    ClientStalled,
+    Fault,
+    Internal,
+    LedgerFull,
+    UpstreamFault,
+)
 from keymux.core.pricing import cost_micros
 from keymux.core.records import (
     AttemptRecord,
@@ -158,6 +165,9 @@ class Bill:
         trace: TracebackType | None,
     ) -> None:
         error = self._watched.named(error)
+        if isinstance(error, LedgerFull):  # a row for each would fill what is left
+            self._ledger.turned_away(self._incoming, error)
+            return
         self._ledger.book.settle(self._row(self._outcome(error), error))
 
     def _outcome(self, error: BaseException | None) -> Outcome:

@@ -44,6 +44,8 @@ _READ = frozenset(
     }
 )
 _LONGEST_QUERY = 8192
+_BODY_PATIENCES = 4
+"""A body that keeps coming in drips may take so many times as long as a silent one."""
 _RETRY_COUNT = b"x-stainless-retry-count"
 _OWN = {
     b"user-agent": ("user-agent", USER_AGENT),
@@ -184,6 +186,8 @@ class Arrival:
 
     async def _long_body(self, message: Message, watched: Watched, rules: Rules) -> bytes:
         """A body that comes in several parts."""
+        patience = rules.timeouts.client_body_s
+        end = watched.clock() + _BODY_PATIENCES * patience
         parts: list[bytes] = []
         size = 0
         while message["type"] != "http.disconnect":
@@ -194,7 +198,7 @@ class Arrival:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
-            watched.expect(BodyLate, rules.timeouts.client_body_s)
+            watched.expect(BodyLate, min(patience, end - watched.clock()))
             message = await self._receive()
         raise ClientGone
 

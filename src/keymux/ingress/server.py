@@ -2,11 +2,17 @@
 
 ``SIGTERM`` or ``SIGINT`` drains: no new exchanges, the running ones may finish. A second one ends
 them now, each with an error event and a settled bill. ``SIGHUP`` reads the config again.
+
+A worker that dies is started again, and the others go on. The server ends by itself only when no
+worker can be kept alive.
 """
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
@@ -17,12 +23,16 @@ from msgspec import Struct
 DRAIN = signal.SIGUSR1
 END_NOW = signal.SIGUSR2
 RELOAD = signal.SIGHUP
+_OF_WORKERS = frozenset({DRAIN, END_NOW, RELOAD})
 
 _HEADERS_COMPLETE_MS = 15_000
 _HEADER_BUFFER = 128 * 1024
 _BACKLOG = 2048
 _GRACE_S = 15
 _SPARE_CONNECTIONS = 512
+_YOUNG_S = 5.0
+_PAUSE_S = 1.0
+_YOUNG_DEATHS = 5
 
 
 class Listen(Struct, frozen=True):
@@ -31,15 +41,29 @@ class Listen(Struct, frozen=True):
     Attributes:
         host: address.
         port: TCP port.
-        exchanges: most at once; more connections than that are taken, so that refusals and health
+        workers: processes that share the port.
+        exchanges: most at once in each; more connections than that are taken, so that refusals and health
             checks are answered at once when all places are taken.
         drain_s: how long exchanges may run on after the signal to stop.
     """
 
     host: str
     port: int
+    workers: int
     exchanges: int
     drain_s: float
+
+
+class Events(Struct, frozen=True):
+    """What the supervisor tells.
+
+    Attributes:
+        died: a worker has; with the number of its process.
+        reloading: the workers read the config again; those to come shall begin with that.
+    """
+
+    died: Callable[[int], object] = lambda _pid: None
+    reloading: Callable[[], object] = lambda: None
 
 
 class Server(MPServer):
@@ -48,15 +72,18 @@ class Server(MPServer):
     Args:
         listen: where and how.
         application: called in the worker; gives the ASGI application.
+        events: what the supervisor tells.
     """
 
-    def __init__(self, listen: Listen, application: Callable[[], Any]) -> None:
+    def __init__(
+        self, listen: Listen, application: Callable[[], Any], events: Events | None = None
+    ) -> None:
         super().__init__(
             "keymux",
             address=listen.host,
             port=listen.port,
             interface=Interfaces.ASGI,
-            workers=1,
+            workers=listen.workers,
             runtime_mode=RuntimeModes.st,
             loop=Loops.uvloop,
             http=HTTPModes.http1,
@@ -71,7 +98,9 @@ class Server(MPServer):
             workers_kill_timeout=round(listen.drain_s) + _GRACE_S,
         )
         self._application = application
+        self._events = events or Events()
         self._asked_to_stop = False
+        self._died_young: Counter[int] = Counter()
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -83,12 +112,15 @@ class Server(MPServer):
 
     def signal_handler_interrupt(self, *args: object, **kwargs: object) -> None:
         """Drain; the second time, end."""
+        if self.pid != os.getpid():
+            raise SystemExit(0)  # in a worker that has not begun
         self._pass_on(END_NOW if self._asked_to_stop else DRAIN)
         self._asked_to_stop = True
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]  # -- granian's
 
     def signal_handler_reload(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002 -- theirs
         """Read the config again; the workers do it themselves."""
+        self._events.reloading()
         self._pass_on(RELOAD)
 
     def _pass_on(self, number: signal.Signals) -> None:
@@ -96,3 +128,62 @@ class Server(MPServer):
             pid = worker.inner.pid
             if pid is not None and worker.inner.is_alive():
                 os.kill(pid, number)
+
+    # -- workers -------------------------------------------------------------------------------
+    def _spawn_workers(self, *args: Any) -> None:
+        with _held_back():
+            super()._spawn_workers(*args)  # type: ignore[no-untyped-call]  # -- granian's
+
+    def _serve_loop(self, spawn_target: object, target_loader: object) -> None:
+        """Start workers again that have died, until told to stop.
+
+        A worker that was alive only for a moment is started again after a pause.
+        """
+        while not self.interrupt_signal:
+            self.main_loop_interrupt.wait()
+            self.main_loop_interrupt.clear()
+            while self.interrupt_children and not self.interrupt_signal:
+                slot = self.interrupt_children[0]
+                if self._is_hopeless(slot):
+                    return  # with the slot on the list, which makes the exit code 1
+                del self.interrupt_children[0]
+                self._events.died(self.wrks[slot].inner.pid)
+                if self._died_young[slot]:
+                    self.main_loop_interrupt.wait(_PAUSE_S)
+                if not self.interrupt_signal:
+                    with _held_back():
+                        self._respawn_workers([slot], spawn_target, target_loader)
+
+    def _is_hopeless(self, slot: int) -> bool:
+        """Whether no worker can be kept alive; keeps count of those that died soon after a start.
+
+        One that says itself that it cannot begin need not be asked again, unless others serve.
+        """
+        worker = self.wrks[slot]
+        if _age(worker) > _YOUNG_S:
+            self._died_young[slot] = 0
+            return False
+        self._died_young[slot] += 1
+        if any(one.is_alive() and _age(one) > _YOUNG_S for one in self.wrks):
+            return False
+        ended_by_itself = (worker.inner.exitcode or 0) > 0
+        return ended_by_itself or self._died_young[slot] > _YOUNG_DEATHS
+
+
+def _age(worker: Any) -> float:
+    return float(time.monotonic() - worker.birth)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Keep signals for workers waiting; those who are born in here take over the waiting ones."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def listen_again() -> None:
+    """In a worker: from now on signals are understood; those that have waited come at once."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_WORKERS)

@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=1, le=2**40)]
 Dollars = Annotated[float, Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
 
+MOST_WORKERS = 64
+
 _KINDS: JsonDict = {"enum": [*sorted(CATALOGUE)]}
 _ADDRESS = r"^$|^https://|^http://(127\.|localhost[:/]|localhost$|\[::1\])|^env\."
 
@@ -140,7 +142,7 @@ class Timeouts(Section):
         default=600, description="The whole exchange, all attempts. Clients may ask for less."
     )
     client_write_s: Seconds = Field(default=60, description="A client that reads nothing.")
-    client_body_s: Seconds = Field(default=30, description="Silence within a request body.")
+    client_body_s: Seconds = Field(default=30, description="Silence within a request body; four times as long for all of it.")
     keep_alive_s: Seconds = Field(
         default=15, description="Silence towards a streaming client before it gets a comment."
     )
@@ -242,6 +244,9 @@ class Settings(Section):
         default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]+$", description="Address to listen on."
     )
     port: int = Field(default=8005, ge=1, le=65_535, description="Port to listen on.")
+    workers: int = Field(
+        default=1, ge=1, le=MOST_WORKERS, description="Processes that share the port."
+    )
     store: str = Field(
         default="sqlite:///keymux.db",
         description="sqlite:///relative.db, sqlite:////absolute.db, or mongodb://host/database "
