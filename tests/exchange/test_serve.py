@@ -76,7 +76,7 @@ def test_what_was_admitted_is_reserved_before_it_is_sent() -> None:
     ],
 )
 def test_without_a_book_nothing_is_sent(path: str, status: int) -> None:
-    """What could not be booked is refused, with the time to come back, and costs nothing."""
+    """What could not be booked is refused, with the time to come back, and leaves no row."""
     house = House(plain_answer())
     house.book.full = LedgerFull(retry_after=5.0)
     visitor = house.visit(Visitor(asked()), path=path)
@@ -85,7 +85,7 @@ def test_without_a_book_nothing_is_sent(path: str, status: int) -> None:
     assert visitor.headers["retry-after"] == "5"
     assert visitor.headers["x-should-retry"] == "true"
     assert house.upstreams.asked == []
-    assert house.book.rows[0].fault == "store_unavailable"
+    assert house.book.rows == []
     _check_given_back(house)
 
 
