@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from keymux.background import Background
@@ -25,7 +26,7 @@ from keymux.exchange.watch import Watch
 from keymux.ids import record_id
 from keymux.ingress.front import Front
 from keymux.ingress.operations import Readiness, pages
-from keymux.ingress.server import DRAIN, END_NOW, RELOAD
+from keymux.ingress.server import DRAIN, END_NOW, RELOAD, listen_again
 from keymux.pools.budget import RetryBudget
 from keymux.pools.effects import Change, Effects
 from keymux.pools.keeping import Keeper
@@ -39,8 +40,9 @@ from keymux.stores.journal import Journal, orphans
 from keymux.stores.opening import open_store
 from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
 from keymux.telemetry.logs import LineSink, Logs
-from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics
+from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics, Standing
 from keymux.telemetry.redaction import Redactor, redact_body
+from keymux.telemetry.siblings import PUBLISH_EVERY_S, Siblings
 from keymux.tuning import parent_gone, prefer_throughput, settle_memory
 from keymux.upstream.asking import Upstreams
 from keymux.upstream.transport import Transport
@@ -60,9 +62,10 @@ class Application:
     Args:
         settings: as read from
         config: this file, which is read again on SIGHUP.
+        siblings: where the workers of this host meet; None for a worker without any.
     """
 
-    def __init__(self, settings: Settings, config: Path) -> None:
+    def __init__(self, settings: Settings, config: Path, siblings: Siblings | None = None) -> None:
         self._config = config
         self.settings = self._started_with = settings
         name = record_id("worker")
@@ -74,7 +77,7 @@ class Application:
         self._sink = LineSink()
         self.logs = Logs(self._sink, self._redactor, settings.log.level, settings.log.format)
         self.background = Background(self._report)
-        self.metrics = Metrics(self._gauges)
+        self.metrics = Metrics(self._gauges, siblings)
         self.readiness = Readiness()
         self.store = open_store(settings, self._tell_of_store)
         self._journal = Journal(settings.journal_folder, name)
@@ -170,6 +173,7 @@ class Application:
             self.watch.run(),
             self._follow(),
             self._mind_the_parent(),
+            self._publish(),
         ):
             self.background.spawn(work)
         self._listen_to_signals()
@@ -198,6 +202,7 @@ class Application:
         loop.add_signal_handler(DRAIN, self._drain)
         loop.add_signal_handler(END_NOW, self._end_now)
         loop.add_signal_handler(RELOAD, self._reload)
+        listen_again()
 
     async def _recover(self) -> int:
         """Book what processes that died have left."""
@@ -239,6 +244,13 @@ class Application:
         await parent_gone()
         self.logs.logger.error("the supervisor is gone; stopping")
         os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _publish(self) -> None:
+        """Share the figures with the other workers, if there are any."""
+        while self.metrics.is_shared:
+            with suppress(OSError):  # no space: the others go on with the figures they have
+                await asyncio.to_thread(self.metrics.publish())
+            await asyncio.sleep(PUBLISH_EVERY_S)
 
     def _reload(self) -> None:
         """Read the config again; on any error everything stays as it is."""
@@ -320,6 +332,17 @@ class Application:
         self.logs.logger.warning("ledger", problem=text, depth=self.book.depth)
 
     def _gauges(self) -> Gauges:
+        return Gauges(
+            ready=self.readiness.is_ready,
+            running=self.admission.running,
+            leases=self._leasing.lent,
+            tasks=len(asyncio.all_tasks()),
+            outbox=self.book.depth,
+            dropped_log_lines=self._sink.dropped,
+            standing=self._standing,
+        )
+
+    def _standing(self) -> Standing:
         now = time.monotonic()
         keys: dict[tuple[str, ...], int] = {}
         key_up: dict[tuple[str, ...], int] = {}
@@ -329,13 +352,7 @@ class Application:
             if len(pool.keys) <= KEYS_NAMED_UP_TO:
                 for key in pool.keys.values():
                     key_up[name, key.id] = int(key.gate.is_open(now) and not key.is_out)
-        return Gauges(
-            ready=self.readiness.is_ready,
-            running=self.admission.running,
-            leases=self._leasing.lent,
-            tasks=len(asyncio.all_tasks()),
-            outbox=self.book.depth,
-            dropped_log_lines=self._sink.dropped,
+        return Standing(
             keys=keys,
             backup_keys=self._backups,
             key_up=key_up,

@@ -52,7 +52,14 @@ def regimen(settings: Settings) -> Regimen:
     )
 
 
+_UNTIL_RESTART = ("host", "port", "workers", "store", "journal", "log", "retry", "secrets")
+
+
 def needing_restart(before: Settings, after: Settings) -> list[str]:
     """Changes that only a restart brings into effect."""
-    names = ("host", "port", "store", "journal", "log", "retry", "secrets")
-    return [name for name in names if getattr(before, name) != getattr(after, name)]
+    return [name for name in _UNTIL_RESTART if getattr(before, name) != getattr(after, name)]
+
+
+def keeping_until_restart(before: Settings, after: Settings) -> Settings:
+    """New settings, without what only a restart brings into effect."""
+    return after.model_copy(update={name: getattr(before, name) for name in _UNTIL_RESTART})

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from keymux.core.records import AttemptRecord, ExchangeRow, Outcome
 from keymux.core.vocabulary import Usage
-from keymux.telemetry.metrics import Gauges, Metrics
+from keymux.telemetry.metrics import Gauges, Metrics, Standing
 
 GAUGES = Gauges(
     ready=True,
@@ -13,10 +13,12 @@ GAUGES = Gauges(
     tasks=11,
     outbox=5,
     dropped_log_lines=1,
-    keys={("acme", "healthy"): 2},
-    backup_keys={("acme", "unused"): 4},
-    key_up={("acme", "key_1"): 1},
-    provider_up={("acme",): 0},
+    standing=lambda: Standing(
+        keys={("acme", "healthy"): 2},
+        backup_keys={("acme", "unused"): 4},
+        key_up={("acme", "key_1"): 1},
+        provider_up={("acme",): 0},
+    ),
 )
 
 

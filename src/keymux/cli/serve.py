@@ -2,8 +2,10 @@
 
 import asyncio
 import resource
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import typer
 from msgspec import Struct
@@ -16,17 +18,31 @@ from keymux.cli.greeting import greeting
 from keymux.cli.place import open_store, read_config
 from keymux.cli.preflight import problems
 from keymux.cli.saying import fail
+from keymux.configured import keeping_until_restart
 from keymux.core.records import ClientKeyRecord
 from keymux.core.secrets import hash_of, shown
 from keymux.ingress.front import Front
-from keymux.ingress.server import Listen, Server
-from keymux.settings import Settings
+from keymux.ingress.server import Events, Listen, Server
+from keymux.settings import BadConfig, Settings, load
+from keymux.settings.sections import MOST_WORKERS
 from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
+from keymux.telemetry.siblings import Siblings
 
 _ACTOR = "keymux serve"
 
 
-def serve(*, config: options.Config = options.DEFAULT_CONFIG) -> None:
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_WORKERS,
+        help="Processes that share the port; the config says how many when left out.",
+        show_default=False,
+    ),
+]
+
+
+def serve(*, config: options.Config = options.DEFAULT_CONFIG, workers: Workers = None) -> None:
     """Run the gateway until it is told to stop.
 
     SIGTERM and Ctrl-C let running requests finish, a second one ends them now. SIGHUP reads the
@@ -49,17 +65,55 @@ def serve(*, config: options.Config = options.DEFAULT_CONFIG) -> None:
         for line in greeting(settings, config, ready.client_key, ready.pools):
             typer.echo(line)
         _raise_the_limit_of_files()
-        limits, drain_s = settings.limits, settings.timeouts.drain_s
-        listen = Listen(settings.host, settings.port, limits.exchanges, drain_s)
-        Server(listen, lambda: _application(settings, config)).run()
+        number = workers or settings.workers
+        plan = _Plan(settings, config)
+        if number > 1:
+            plan.siblings = Siblings(Path(beside.enter_context(_meeting_place())))
+        Server(_listen(settings, number), plan.application, plan.events()).run()
 
 
-def _application(settings: Settings, config: Path) -> Front:
-    """The application of a worker; a worker that cannot begin says why and ends."""
-    try:
-        return Application(settings, config).front()
-    except StoreUnavailable as error:
-        raise SystemExit(f"keymux: $.journal: {error}") from None
+def _listen(settings: Settings, workers: int) -> Listen:
+    limits, drain_s = settings.limits, settings.timeouts.drain_s
+    return Listen(settings.host, settings.port, workers, limits.exchanges, drain_s)
+
+
+def _meeting_place() -> TemporaryDirectory[str]:
+    """A folder for what workers share while they run; nobody needs it afterwards."""
+    return TemporaryDirectory(prefix="keymux-")
+
+
+class _Plan:
+    """What a worker begins with; one that replaces a dead one begins with what its siblings have.
+
+    Args:
+        settings: as they were at the start.
+        config: the file they come from.
+
+    Attributes:
+        siblings: where the workers meet, if there are several.
+    """
+
+    def __init__(self, settings: Settings, config: Path) -> None:
+        self._settings = self._started_with = settings
+        self._config = config
+        self.siblings: Siblings | None = None
+
+    def events(self) -> Events:
+        """What is to be done when something happens."""
+        bury = self.siblings.bury if self.siblings else lambda _pid: None
+        return Events(died=bury, reloading=self._reload)
+
+    def application(self) -> Front:
+        """The application of a worker; a worker that cannot begin says why and ends."""
+        try:
+            return Application(self._settings, self._config, self.siblings).front()
+        except StoreUnavailable as error:
+            raise SystemExit(f"keymux: $.journal: {error}") from None
+
+    def _reload(self) -> None:
+        """As the workers do it; a change that takes a restart waits for one."""
+        with suppress(BadConfig):  # the workers tell
+            self._settings = keeping_until_restart(self._started_with, load(self._config))
 
 
 class _Ready(Struct, frozen=True):

@@ -17,7 +17,7 @@ from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
-from granian.server.mp import MPServer
+from granian.server.mp import MPServer, WorkerProcess
 from msgspec import Struct
 
 DRAIN = signal.SIGUSR1
@@ -42,8 +42,8 @@ class Listen(Struct, frozen=True):
         host: address.
         port: TCP port.
         workers: processes that share the port.
-        exchanges: most at once in each; more connections than that are taken, so that refusals and health
-            checks are answered at once when all places are taken.
+        exchanges: most at once in each; more connections than that are taken, so that refusals and
+            health checks are answered at once when all places are taken.
         drain_s: how long exchanges may run on after the signal to stop.
     """
 
@@ -130,9 +130,9 @@ class Server(MPServer):
                 os.kill(pid, number)
 
     # -- workers -------------------------------------------------------------------------------
-    def _spawn_workers(self, *args: Any) -> None:
+    def _spawn_workers(self, spawn_target: object, target_loader: object) -> None:
         with _held_back():
-            super()._spawn_workers(*args)  # type: ignore[no-untyped-call]  # -- granian's
+            super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]  # -- granian's
 
     def _serve_loop(self, spawn_target: object, target_loader: object) -> None:
         """Start workers again that have died, until told to stop.
@@ -164,13 +164,13 @@ class Server(MPServer):
             self._died_young[slot] = 0
             return False
         self._died_young[slot] += 1
-        if any(one.is_alive() and _age(one) > _YOUNG_S for one in self.wrks):
+        if any(one.inner.is_alive() and _age(one) > _YOUNG_S for one in self.wrks):
             return False
         ended_by_itself = (worker.inner.exitcode or 0) > 0
         return ended_by_itself or self._died_young[slot] > _YOUNG_DEATHS
 
 
-def _age(worker: Any) -> float:
+def _age(worker: WorkerProcess) -> float:
     return float(time.monotonic() - worker.birth)
 
 

@@ -4,10 +4,9 @@ Counting is a dictionary lookup and an addition; names and labels are put togeth
 somebody asks for them.
 """
 
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -21,18 +20,34 @@ from prometheus_client.registry import Collector
 
 from keymux import __version__
 from keymux.core.records import ExchangeRow
+from keymux.telemetry.siblings import Siblings
+from keymux.telemetry.tally import Histogram, Labels, Now, Snapshot, Tally
 
 KEYS_NAMED_UP_TO = 200
 """Pools larger than this are counted by state only: a label for each key would be too many."""
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_FINE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+_CPU = "process_cpu_seconds"
+_OF_ONE = frozenset({"process_start_time_seconds", "process_max_fds"})
 
-Labels = tuple[str, ...]
+
+class Standing(Struct, frozen=True):
+    """How pools are doing, which all workers know alike.
+
+    Attributes:
+        keys: provider and state → how many.
+        backup_keys: the same for backup keys.
+        key_up: provider and key id → 1 when it is in rotation.
+        provider_up: provider → 1 when it is asked.
+    """
+
+    keys: Mapping[Labels, int]
+    backup_keys: Mapping[Labels, int]
+    key_up: Mapping[Labels, int]
+    provider_up: Mapping[Labels, int]
 
 
 class Gauges(Struct, frozen=True):
-    """The present state of the process, read when metrics are asked for.
+    """The present state of the process.
 
     Attributes:
         ready: whether it takes requests.
@@ -41,9 +56,7 @@ class Gauges(Struct, frozen=True):
         tasks: of the event loop.
         outbox: entries the store does not have yet.
         dropped_log_lines: since the start.
-        keys: provider and state → how many.
-        backup_keys: the same for backup keys.
-        key_up: provider and key id → 1 when it is in rotation.
+        standing: looks at the pools, which takes longer.
     """
 
     ready: bool
@@ -52,59 +65,25 @@ class Gauges(Struct, frozen=True):
     tasks: int
     outbox: int
     dropped_log_lines: int
-    keys: Mapping[Labels, int]
-    backup_keys: Mapping[Labels, int]
-    key_up: Mapping[Labels, int]
-    provider_up: Mapping[Labels, int]
-
-
-class _Histogram:
-    """Counts of values up to each bound."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative, as Prometheus wants them."""
-        found: list[tuple[str, float]] = []
-        so_far = 0
-        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
-        for name, count in zip(names, self.counts, strict=True):
-            so_far += count
-            found.append((name, float(so_far)))
-        return found
+    standing: Callable[[], Standing]
 
 
 class Metrics(Collector):
     """Everything that is counted, and the page that shows it.
 
     Args:
-        gauges: gives the present state.
+        gauges: gives the present state, at once.
+        siblings: where the workers of this host meet; None for a worker without any.
     """
 
-    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+    def __init__(self, gauges: Callable[[], Gauges], siblings: Siblings | None = None) -> None:
         self._gauges = gauges
-        self._requests: dict[Labels, int] = defaultdict(int)
-        self._attempts: dict[Labels, int] = defaultdict(int)
-        self._tokens: dict[Labels, int] = defaultdict(int)
-        self._cost: dict[Labels, int] = defaultdict(int)
-        self._transitions: dict[Labels, int] = defaultdict(int)
-        self._turned_away: dict[Labels, int] = defaultdict(int)
-        self._latency: dict[Labels, _Histogram] = defaultdict(lambda: _Histogram(_SECONDS))
-        self._first: dict[Labels, _Histogram] = defaultdict(lambda: _Histogram(_SECONDS))
-        self._overhead = _Histogram(_FINE_SECONDS)
-        self._queue = _Histogram(_FINE_SECONDS)
+        self._siblings = siblings
+        self._name = siblings.name() if siblings else ""
+        self._tally = Tally()
+        self._process = ProcessCollector(registry=None)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
 
     # -- what is told --------------------------------------------------------------------------
     def exchanges(self, rows: Iterable[ExchangeRow]) -> None:
@@ -113,17 +92,17 @@ class Metrics(Collector):
             self._exchange(row)
 
     def _exchange(self, row: ExchangeRow) -> None:
-        provider, model = row.provider, row.model
-        self._requests[row.operation, row.format, model, provider, row.outcome] += 1
+        provider, model, tally = row.provider, row.model, self._tally
+        tally.requests[row.operation, row.format, model, provider, row.outcome] += 1
         for attempt in row.attempts:
-            self._attempts[attempt.provider, attempt.outcome] += 1
-            self._latency[attempt.provider,].observe(attempt.took_ms / 1000)
+            tally.attempts[attempt.provider, attempt.outcome] += 1
+            tally.latency[attempt.provider,].observe(attempt.took_ms / 1000)
         if row.first_ms:
-            self._first[provider, model].observe(row.first_ms / 1000)
-        self._overhead.observe(row.overhead_us / 1_000_000)
+            tally.first[provider, model].observe(row.first_ms / 1000)
+        tally.overhead.observe(row.overhead_us / 1_000_000)
         usage = row.usage
         if usage.total:
-            tokens = self._tokens
+            tokens = tally.tokens
             tokens[provider, model, "input"] += usage.input
             tokens[provider, model, "output"] += usage.output
             tokens[provider, model, "cache_read"] += usage.cache_read
@@ -131,19 +110,48 @@ class Metrics(Collector):
             tokens[provider, model, "cache_write_1h"] += usage.cache_write_1h
             tokens[provider, model, "reasoning"] += usage.reasoning
         if row.cost_micros:
-            self._cost[provider, model] += row.cost_micros
+            tally.cost[provider, model] += row.cost_micros
 
     def turned_away(self, wire_format: str, code: str) -> None:
         """A request was refused before its caller was known."""
-        self._turned_away[wire_format, code] += 1
+        self._tally.turned_away[wire_format, code] += 1
 
     def transition(self, provider: str, before: str, after: str, reason: str) -> None:
         """The health of a key or provider has changed."""
-        self._transitions[provider, before, after, reason] += 1
+        self._tally.transitions[provider, before, after, reason] += 1
 
     def queued(self, seconds: float) -> None:
         """An exchange waited for a key."""
-        self._queue.observe(seconds)
+        self._tally.queue.observe(seconds)
+
+    # -- what is shared ------------------------------------------------------------------------
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other workers."""
+        return self._siblings is not None
+
+    def publish(self) -> Callable[[], None]:
+        """The figures as they are now; call the result, wherever that may block, to share them."""
+        content = msgspec.msgpack.encode(self._snapshot())
+        siblings, name = self._siblings, self._name
+        return lambda: siblings.publish(name, content) if siblings else None
+
+    def _snapshot(self) -> Snapshot:
+        gauges = self._gauges()
+        families = list(self._process.collect())
+        process = {family.name: family.samples[0].value for family in families if family.samples}
+        tally = self._tally
+        tally.dropped_log_lines = gauges.dropped_log_lines
+        tally.cpu_s = process.pop(_CPU, 0.0)
+        now = Now(
+            ready=int(gauges.ready),
+            running=gauges.running,
+            leases=gauges.leases,
+            tasks=gauges.tasks,
+            outbox=gauges.outbox,
+            process=process,
+        )
+        return Snapshot(tally, now)
 
     # -- what is asked -------------------------------------------------------------------------
     def page(self) -> bytes:
@@ -151,88 +159,23 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, with names and labels."""
-        yield from self._counters()
-        yield from self._histograms()
-        yield from self._present()
+        """Everything, with names and labels; of all workers of this host, if there are others.
 
-    def _counters(self) -> Iterator[Metric]:
-        yield _counter(
-            "keymux_requests",
-            "Exchanges by outcome.",
-            ("route", "client_format", "model", "provider", "outcome"),
-            self._requests,
-        )
-        yield _counter(
-            "keymux_upstream_attempts",
-            "Attempts by outcome.",
-            ("provider", "outcome"),
-            self._attempts,
-        )
-        yield _counter(
-            "keymux_tokens", "Tokens by class.", ("provider", "model", "kind"), self._tokens
-        )
-        yield _counter(
-            "keymux_cost_usd",
-            "Cost in US dollars.",
-            ("provider", "model"),
-            {labels: micros / 1_000_000 for labels, micros in self._cost.items()},
-        )
-        yield _counter(
-            "keymux_key_transitions",
-            "Changes of health.",
-            ("provider", "from", "to", "reason"),
-            self._transitions,
-        )
-        yield _counter(
-            "keymux_turned_away",
-            "Requests refused before their caller was known.",
-            ("client_format", "code"),
-            self._turned_away,
-        )
+        What all of them know alike, such as the states of keys, is told as this one knows it.
+        """
+        if self._siblings is None:
+            snapshot, workers = self._snapshot(), 1
+        else:
+            snapshot, workers = self._siblings.all_together()
+        yield from _counters(snapshot.tally)
+        yield from _histograms(snapshot.tally)
+        yield from _present(snapshot.now, workers)
+        yield from self._known()
+        yield from self._processes(snapshot)
 
-    def _histograms(self) -> Iterator[Metric]:
-        yield _histogram(
-            "keymux_upstream_latency_seconds",
-            "How long attempts took.",
-            ("provider",),
-            self._latency.items(),
-        )
-        yield _histogram(
-            "keymux_time_to_first_token_seconds",
-            "Until the answer began.",
-            ("provider", "model"),
-            self._first.items(),
-        )
-        yield _histogram(
-            "keymux_overhead_seconds",
-            "Time of an exchange in which no attempt ran.",
-            (),
-            [((), self._overhead)],
-        )
-        yield _histogram(
-            "keymux_queue_wait_seconds", "Waiting for an upstream key.", (), [((), self._queue)]
-        )
-
-    def _present(self) -> Iterator[Metric]:
-        now = self._gauges()
+    def _known(self) -> Iterator[Metric]:
+        now = self._gauges().standing()
         yield _gauge("keymux_build_info", "Version.", ("version",), {(__version__,): 1})
-        yield _gauge("keymux_ready", "1 when requests are taken.", (), {(): int(now.ready)})
-        yield _gauge("keymux_active_exchanges", "In flight.", (), {(): now.running})
-        yield _gauge("keymux_leases", "Leases on upstream keys.", (), {(): now.leases})
-        yield _gauge("keymux_tasks", "Tasks of the event loop.", (), {(): now.tasks})
-        yield _gauge(
-            "keymux_usage_outbox_depth",
-            "Entries the store does not have yet.",
-            (),
-            {(): now.outbox},
-        )
-        yield _counter(
-            "keymux_log_lines_dropped",
-            "Log lines that nobody read in time.",
-            (),
-            {(): now.dropped_log_lines},
-        )
         yield _gauge("keymux_keys", "Upstream keys.", ("provider", "state"), now.keys)
         yield _gauge("keymux_backup_keys", "Backup keys.", ("provider", "state"), now.backup_keys)
         yield _gauge(
@@ -241,6 +184,96 @@ class Metrics(Collector):
         yield _gauge(
             "keymux_provider_up", "1 when the provider is asked.", ("provider",), now.provider_up
         )
+
+    def _processes(self, snapshot: Snapshot) -> Iterator[Metric]:
+        """Memory, files and time of the processor, under the names that are usual."""
+        for family in self._process.collect():
+            if family.name == _CPU:
+                yield _counter(_CPU, family.documentation, (), {(): snapshot.tally.cpu_s})
+            elif family.name in _OF_ONE:
+                yield family
+            else:
+                value = snapshot.now.process.get(family.name, 0.0)
+                yield _gauge(family.name, family.documentation, (), {(): value})
+
+
+def _counters(tally: Tally) -> Iterator[Metric]:
+    yield _counter(
+        "keymux_requests",
+        "Exchanges by outcome.",
+        ("route", "client_format", "model", "provider", "outcome"),
+        tally.requests,
+    )
+    yield _counter(
+        "keymux_upstream_attempts",
+        "Attempts by outcome.",
+        ("provider", "outcome"),
+        tally.attempts,
+    )
+    yield _counter("keymux_tokens", "Tokens by class.", ("provider", "model", "kind"), tally.tokens)
+    yield _counter(
+        "keymux_cost_usd",
+        "Cost in US dollars.",
+        ("provider", "model"),
+        {labels: micros / 1_000_000 for labels, micros in tally.cost.items()},
+    )
+    yield _counter(
+        "keymux_key_transitions",
+        "Changes of health.",
+        ("provider", "from", "to", "reason"),
+        tally.transitions,
+    )
+    yield _counter(
+        "keymux_turned_away",
+        "Requests refused before their caller was known.",
+        ("client_format", "code"),
+        tally.turned_away,
+    )
+    yield _counter(
+        "keymux_log_lines_dropped",
+        "Log lines that nobody read in time.",
+        (),
+        {(): tally.dropped_log_lines},
+    )
+
+
+def _histograms(tally: Tally) -> Iterator[Metric]:
+    yield _histogram(
+        "keymux_upstream_latency_seconds",
+        "How long attempts took.",
+        ("provider",),
+        tally.latency.items(),
+    )
+    yield _histogram(
+        "keymux_time_to_first_token_seconds",
+        "Until the answer began.",
+        ("provider", "model"),
+        tally.first.items(),
+    )
+    yield _histogram(
+        "keymux_overhead_seconds",
+        "Time of an exchange in which no attempt ran.",
+        (),
+        [((), tally.overhead)],
+    )
+    yield _histogram(
+        "keymux_queue_wait_seconds", "Waiting for an upstream key.", (), [((), tally.queue)]
+    )
+
+
+def _present(now: Now, workers: int) -> Iterator[Metric]:
+    is_ready = int(workers == now.ready > 0)
+    yield _gauge("keymux_workers", "Processes that serve.", (), {(): workers})
+    yield _gauge("keymux_ready", "1 when requests are taken.", (), {(): is_ready})
+    yield _gauge("keymux_active_exchanges", "In flight.", (), {(): now.running})
+    yield _gauge("keymux_leases", "Leases on upstream keys.", (), {(): now.leases})
+    yield _gauge("keymux_tasks", "Tasks of the event loop.", (), {(): now.tasks})
+    yield _gauge(
+        "keymux_usage_outbox_depth",
+        "Entries the store does not have yet.",
+        (),
+        {(): now.outbox},
+    )
 
 
 def _counter(
@@ -262,7 +295,7 @@ def _gauge(
 
 
 def _histogram(
-    name: str, text: str, names: Labels, values: Iterable[tuple[Labels, _Histogram]]
+    name: str, text: str, names: Labels, values: Iterable[tuple[Labels, Histogram]]
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(name, text, labels=names)
     for labels, histogram in list(values):
