@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pyreqwest.client import Client
 from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.http import Url
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response, ResponseBodyReader
 
@@ -53,16 +54,16 @@ class Service:
         self.url = url
         self._ca_file = ca_file
         self._http2 = http2
-        self._urls = {what: url + path for what, path in provider.paths.items()}
+        self._urls = {what: Url(url + path) for what, path in provider.paths.items()}
 
     def serves(self, wire_format: WireFormat, operation: Operation) -> bool:
         """Whether it serves an operation in a format."""
         return (wire_format, operation) in self._urls
 
-    def url_of(self, request: UpstreamRequest) -> str:
+    def url_of(self, request: UpstreamRequest) -> Url:
         """Where a request goes."""
         url = self._urls[request.format, request.operation]
-        return f"{url}?{request.query}" if request.query else url
+        return url.with_query_string(request.query) if request.query else url
 
     def way(self, egress: str) -> Way:
         """How to get there."""
