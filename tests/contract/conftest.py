@@ -19,19 +19,19 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def replica_set() -> Iterator[str]:
     """A server with transactions, or the one that the tests are pointed at."""
     if server := another_server():
         yield server
         return
-    with running(tmp_path_factory.mktemp("replica_set")) as own:
+    with running() as own:
         yield own.uri
 
 
 @pytest.fixture(scope="session")
-def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def standalone() -> Iterator[str]:
     """A server without transactions."""
-    with running(tmp_path_factory.mktemp("standalone"), "--standalone") as own:
+    with running("--standalone") as own:
         yield own.uri
 
 

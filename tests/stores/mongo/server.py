@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -19,6 +20,7 @@ from pymongo.errors import ConnectionFailure
 ANOTHER = "KEYMUX_TEST_MONGODB_URI"
 _PROGRAM = Path(sys.executable).with_name("secantusd-py")
 _START_S = 20
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 -- a file system, not a file
 
 
 class Server:
@@ -36,8 +38,8 @@ class Server:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, *options: str) -> None:
+        """Start it, perhaps with more options, and wait until it answers."""
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -48,6 +50,7 @@ class Server:
                     "--enable-test-commands",
                     "--cache-size=1G",
                     *self._options,
+                    *options,
                 ],
                 stdout=log,
                 stderr=log,
@@ -73,6 +76,18 @@ class Server:
             self._process = None
 
 
+@contextmanager
+def failing(uri: str, mode: object, commands: Sequence[str], **how: object) -> Iterator[None]:
+    """A server that lets some commands fail for a while."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        fail = {"configureFailPoint": "failCommand", "data": {"failCommands": commands, **how}}
+        client.admin.command({**fail, "mode": mode})
+        try:
+            yield
+        finally:
+            client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -80,14 +95,16 @@ def _free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Server]:
-    """A server, ended afterwards."""
-    server = Server(folder, *options)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
+def running(*options: str) -> Iterator[Server]:
+    """A server, ended afterwards; its files are in memory where there is a folder for that."""
+    home = _IN_MEMORY if _IN_MEMORY.is_dir() else None
+    with TemporaryDirectory(prefix="keymux-", dir=home, ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
 
 
 def another_server() -> str:
@@ -97,12 +114,11 @@ def another_server() -> str:
 
 @contextmanager
 def database_on(server: str) -> Iterator[str]:
-    """The address of a new database on a server; on one that is not our own it is dropped."""
+    """The address of a new database on a server, dropped afterwards."""
     name = f"keymux_test_{uuid4().hex[:12]}"
     parts = urlsplit(server)
     try:
         yield urlunsplit(parts._replace(path=f"/{name}"))
     finally:
-        if server == another_server():
-            with MongoClient[dict[str, Any]](server) as client:
-                client.drop_database(name)
+        with MongoClient[dict[str, Any]](server) as client:
+            client.drop_database(name)

@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from keymux.stores.mongo.troubles import AGAIN, UNKNOWN_COMMIT, is_duplicate, told
+from keymux.stores.mongo.troubles import AGAIN, BAD_ADDRESS, UNKNOWN_COMMIT, is_duplicate, told
 from keymux.stores.port import StoreUnavailable, StoreUnusable
 from keymux.stores.sealing.vault import Vault
 
@@ -185,7 +186,12 @@ class Database:
             )
             if f"{name.lower()}=" not in asked
         }
-        return AsyncMongoClient(self._uri, appname="keymux", **waits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # an odd option would be passed over
+            try:
+                return AsyncMongoClient(self._uri, appname="keymux", **waits)
+            except (ValueError, UserWarning):  # their words may quote the password
+                raise StoreUnusable(f"{self.where}: {BAD_ADDRESS}") from None
 
     def _take_in(self, hello: Stored) -> None:
         if int(hello.get("maxWireVersion", 0)) < _OLDEST_WIRE:

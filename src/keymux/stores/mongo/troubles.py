@@ -29,6 +29,10 @@ AGAIN = "TransientTransactionError"
 """A transaction that carries this label has changed nothing and may be tried again."""
 UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
 """A commit that carries this label may be asked for again."""
+BAD_ADDRESS = (
+    "no address that can be used: look at the options, "
+    "and write special letters in user and password as %XX"
+)
 _DUPLICATE = 11_000
 
 _NEVER = {
@@ -84,19 +88,13 @@ def told(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InvalidURI, ConfigurationError, InvalidName) as error:
-        raise StoreUnusable(f"{where}: {_of_the_address(error)}") from None
+    except (InvalidURI, ConfigurationError, InvalidName):  # their words may quote the password
+        raise StoreUnusable(f"{where}: {BAD_ADDRESS}") from None
     except PyMongoError as error:
         kind = StoreUnavailable if _is_passing(error) else StoreUnusable
         raise kind(f"{where}: {_words(error)}") from None
     except (BSONError, OverflowError, UnicodeError) as error:
         raise StoreUnusable(f"{where}: {type(error).__name__}: not what we wrote") from None
-
-
-def _of_the_address(error: PyMongoError) -> str:
-    if isinstance(error, InvalidURI):  # its words quote what it could not read
-        return "no address that can be used; write special letters in the password as %XX"
-    return f"{type(error).__name__}: see the options and the name in the address"
 
 
 def _is_passing(error: PyMongoError) -> bool:
