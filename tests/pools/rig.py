@@ -13,6 +13,7 @@ from keymux.core.vocabulary import Target
 from keymux.pools.budget import RetryBudget, Turn
 from keymux.pools.effects import Change, Effects, Regimen
 from keymux.pools.leasing import Leasing
+from keymux.pools.permits import Permits
 from keymux.pools.pool import Lease, Pool
 
 T = TypeVar("T")
@@ -94,11 +95,12 @@ class World:
         clock: Clock | None = None,
         queue_length: int = 100,
         tell: Callable[[Change], None] | None = None,
+        permits: Permits | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.changes: list[Change] = []
         self.waits: list[float] = []
-        self.pool = Pool(PROVIDER, RetryBudget(percent=20, floor=30))
+        self.pool = Pool(PROVIDER, RetryBudget(percent=20, floor=30), permits)
         self.regimen = Regimen(
             throttled=Backoff((30.0, 60.0, 120.0)),
             failing=Backoff((30.0, 60.0, 120.0)),

@@ -23,7 +23,7 @@ PERMIT_S = 12.0
 RENEW_EVERY_S = 4.0
 ASK_AGAIN_S = 1.0
 ANSWER_WITHIN_S = 1.0
-ALONE_WITHIN_S = 2.0
+ALONE_WITHIN_S = 1.8
 
 
 class Claims(Protocol):
@@ -115,11 +115,8 @@ class Permits:
 
     async def _keep_claim(self, gate: Gate, scope: Scope, until: float) -> None:
         """Hold on to the claim for as long as the probe runs."""
-        generation = gate.condition.generation
         while gate.is_probing or self._clock() < until:
             await asyncio.sleep(RENEW_EVERY_S)
-            if gate.condition.generation != generation:
-                return
             if gate.is_probing:
                 await self._claim(scope)
 
