@@ -58,6 +58,7 @@ def place(breakable: str) -> Iterator[str]:
 
 async def _filled(uri: str) -> MongoStore:
     store = MongoStore(uri, print)
+    store.ledger._step_by_step._at_work_s = 0.1  # nobody else is at work
     await store.prepare([ACME])
     await store.keys.add(ACME, [key("k1"), key("k2")], OPERATOR)
     await store.backups.add(ACME, [spare("b1"), spare("b2", NOON + 1)], OPERATOR)
