@@ -16,8 +16,10 @@ from keymux.core.faults import (
     NoneReady,
     UpstreamFault,
 )
+from keymux.core.records import KeyRecord, KeyState
 from keymux.pools.budget import Turn
 from keymux.pools.permits import CLAIM_S, PERMIT_S, Permits
+from keymux.pools.persistence import Clocks, merge_key
 from keymux.pools.pool import Lease
 from tests.pools.rig import MODEL, OTHER_MODEL, Clock, Steady, World, run, settle, spawn, step
 
@@ -341,6 +343,24 @@ def test_other_models_are_not_kept_waiting() -> None:
         return site.clock() - start
 
     assert run(work(), site.clock) == 0.0
+
+
+def test_news_end_the_wait() -> None:
+    """Who waits while another process probes goes on as soon as it is heard how that went."""
+    site = cooled("a")
+    clocks = Clocks(site.clock, lambda: 0)
+
+    async def work() -> float:
+        lease = await site.ours.wait()
+        waiting = spawn(site.theirs.wait())
+        start = site.clock()
+        await asyncio.sleep(0.3)
+        site.ours.succeed(lease)
+        merge_key(site.theirs.pool, KeyRecord("a", "s", KeyState(generation=9)), clocks)
+        await waiting
+        return round(site.clock() - start, 3)
+
+    assert run(work(), site.clock) == 0.3
 
 
 # -- without a store -------------------------------------------------------------------------------

@@ -526,3 +526,129 @@ def test_an_operators_reset_ends_the_cooldowns_of_models() -> None:
 
     assert process.ready_after() == 0.0
     assert process.pool.keys["a"].models[OTHER_MODEL].condition.failures == 0
+
+
+# -- what another process has probed ---------------------------------------------------------------
+def _warming_up(world: World, model: str = MODEL) -> list[int]:
+    """How many leases are given at once, wave after wave, while all go well."""
+    waves = []
+    for _ in range(5):
+        leases = []
+        while len(leases) < 20 and (lease := world.take(model)) is not None:
+            leases.append(lease)
+        for lease in leases:
+            world.leasing.opened(lease)
+            world.leasing.give_back(lease, None)
+        waves.append(len(leases))
+    return waves
+
+
+@pytest.mark.parametrize(
+    ("fault", "group"),
+    [
+        pytest.param(KeySpent(told=10.0), "", id="a key"),
+        pytest.param(KeyThrottled(told=10.0), "", id="a key of no group, for one model"),
+        pytest.param(KeyThrottled(told=10.0), "team", id="a group, for one model"),
+        pytest.param(ModelNotPermitted(), "", id="a key, for one model"),
+    ],
+)
+def test_after_a_siblings_probe_a_key_warms_up(fault: UpstreamFault, group: str) -> None:
+    """C04: all processes hear of a success at once; none of them comes with everything."""
+    ours, theirs = Process().add("a", group=group), Process().add("a", group=group)
+    for process in (ours, theirs):
+        process.world.hit(fault)
+        merge_key(process.pool, process.record(), process.clocks)
+        process.clock.pass_s(7 * HOUR)
+    theirs.world.serve()
+    merge_key(ours.pool, theirs.record(), ours.clocks)
+
+    assert ours.record().state.status is Status.HEALTHY
+    assert not ours.record().state.shades
+    assert _warming_up(ours.world)[0] == 1
+    assert _warming_up(ours.world)[-1] == 20
+
+
+def test_the_next_wave_is_longer_wherever_the_probe_was() -> None:
+    """A sibling's success does not make this process forget how often a key was throttled."""
+    ours = Process().add("a")
+    ours.world.hit(KeyThrottled())
+    first = ours.ready_after()
+    merge_key(ours.pool, KeyRecord("a", "s", KeyState(generation=9)), ours.clocks)
+    ours.world.hit(KeyThrottled())
+
+    assert ours.ready_after() == 2 * first
+
+
+def test_after_a_siblings_probe_a_provider_warms_up() -> None:
+    """C04: the same holds for a provider that was down."""
+    ours, theirs = Process().add("a"), Process().add("a")
+    for process in (ours, theirs):
+        process.world.hit(BadGateway(told=10.0))
+        process.clock.pass_s(60.0)
+    theirs.world.serve()
+    merge_provider(ours.pool, provider_state(theirs.pool, theirs.clocks), ours.clocks)
+
+    assert _warming_up(ours.world)[0] == 1
+
+
+def test_what_never_cooled_here_need_not_warm_up() -> None:
+    """News of a trouble that came and went elsewhere does not slow this process down."""
+    ours = Process().add("a")
+    merge_key(ours.pool, KeyRecord("a", "s", KeyState(generation=9)), ours.clocks)
+
+    assert _warming_up(ours.world)[0] == 20
+
+
+def test_one_who_warms_up_goes_on_where_it_was() -> None:
+    """Further news of the same key does not open the gate all the way."""
+    ours = Process().add("a")
+    ours.world.hit(KeySpent(told=10.0))
+    ours.clock.pass_s(10.0)
+    ours.world.serve()
+    merge_key(ours.pool, KeyRecord("a", "s", KeyState(generation=9)), ours.clocks)
+
+    assert _warming_up(ours.world)[0] == 1
+
+
+def test_a_cooldown_that_runs_here_is_not_ended_elsewhere() -> None:
+    """Another process was told to wait for a shorter time; this one waits for its own."""
+    ours = Process().add("a")
+    ours.world.hit(KeyThrottled(told=100.0))
+    ours.clock.pass_s(50.0)
+    merge_key(ours.pool, KeyRecord("a", "s", KeyState(generation=9)), ours.clocks)
+
+    assert ours.ready_after() == 50.0
+
+
+def test_a_group_is_as_well_as_all_who_carry_its_cooldown() -> None:
+    """News of one key of a group says nothing of a cooldown that is stored with another."""
+    ours = Process().add("a", "b", group="team")
+    ours.world.hit(KeyThrottled(told=10.0), key="a")
+    ours.clock.pass_s(10.0)
+    merge_key(ours.pool, ours.record("b"), ours.clocks)
+    merge_key(ours.pool, KeyRecord("b", "s", KeyState(generation=9), group="team"), ours.clocks)
+
+    assert ours.pool.groups["team"].models[MODEL].condition.status is Status.RATE_LIMITED
+
+
+# -- suspicion -------------------------------------------------------------------------------------
+def test_one_refusal_here_and_one_there_condemn_a_key() -> None:
+    """The second refusal counts wherever the first one was."""
+    ours, theirs = Process().add("a"), Process().add("a")
+    theirs.world.hit(KeyRejected())
+    merge_key(ours.pool, theirs.record(), ours.clocks)
+    ours.world.hit(KeyRejected())
+
+    assert ours.pool.keys["a"].gate.condition.status is Status.QUARANTINED
+
+
+def test_a_success_anywhere_ends_the_suspicion() -> None:
+    """Refused, served, refused: these are not two refusals in a row, in whatever process."""
+    ours, theirs = Process().add("a"), Process().add("a")
+    theirs.world.hit(KeyRejected())
+    merge_key(ours.pool, theirs.record(), ours.clocks)
+    theirs.world.serve()
+    merge_key(ours.pool, theirs.record(), ours.clocks)
+    ours.world.hit(KeyRejected())
+
+    assert ours.pool.keys["a"].gate.condition.is_healthy

@@ -175,7 +175,6 @@ def _end_what_is_over(pool: Pool, key: UpstreamKey, record: KeyRecord, clocks: C
             fresh = known.generation + 1
             well = Condition(step=known.step, generation=fresh, since=clocks.monotonic())
             gate.change(_warming_up(known, well))
-            pool.wake(home, model)
 
 
 def _is_told_by_another(group: Group, model: str, key: UpstreamKey) -> bool:
