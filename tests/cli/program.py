@@ -16,6 +16,8 @@ from msgspec import Struct
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.stores.port import Store
+from keymux.stores.sealing.ring_file import RingFile
+from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -146,7 +148,9 @@ class Program:
         """Do something to the database behind the program's back."""
 
         async def run() -> T:
-            store = SqliteStore(self.folder / "keymux.db")
+            ring = RingFile(self.folder / "keymux.keyring.json")
+            vault = Vault(ring if ring.path.exists() else None)
+            store = SqliteStore(self.folder / "keymux.db", vault=vault)
             try:
                 await store.prepare(["alpha", "beta"])
                 return await work(store)

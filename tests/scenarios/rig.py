@@ -22,6 +22,8 @@ from keymux.core.records import (
     KeyRecord,
 )
 from keymux.core.secrets import hash_of
+from keymux.stores.sealing.ring_file import RingFile
+from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import SqliteStore
 
 CLIENT_KEY = "km-" + "c" * 40
@@ -299,7 +301,8 @@ class GatewayProcess:
 
     def _ask(self, question: Callable[[SqliteStore], Awaitable[T]]) -> T:
         async def ask() -> T:
-            store = SqliteStore(self.database)
+            ring = RingFile(self.database.with_name("keymux.keyring.json"))
+            store = SqliteStore(self.database, vault=Vault(ring))
             try:
                 return await question(store)
             finally:

@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "usage": "Add up tokens and cost from the ledger.",
         "explain": "Say where a model goes, or what became of a request.",
         "audit": "Show who changed what, newest first.",
+        "secrets": "Seal the secrets in the store, and look after the key ring.",
+        "migrate": "Bring everything from one store to another.",
         "sandbox": "Run a scripted upstream, to try things without an account.",
     }
 )

@@ -310,6 +310,12 @@ class Settings(Section):
             return self._beside_the_store("keyring.json")
         return found if found.lstrip().startswith("{") else Path(found)
 
+    @property
+    def key_ring_shown(self) -> str:
+        """Where the key ring is, for people."""
+        where = self.key_ring
+        return "the key ring of the environment" if isinstance(where, str) else str(where)
+
     def _beside_the_store(self, ending: str) -> Path:
         """A file or folder that belongs to the store, whichever config names it."""
         if self.database is None:

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from keymux.settings import Settings
+from keymux.stores.moving import Target
 from keymux.stores.port import Store
 from keymux.stores.sealing.port import Answers, Secrets
 from keymux.stores.sealing.ring_file import source_of
@@ -26,6 +27,10 @@ class SealedStore(Store, Protocol):
     @property
     def secrets(self) -> Secrets:
         """The secrets."""
+
+    @property
+    def everything(self) -> Target:
+        """All records, for another store."""
 
 
 def open_store(

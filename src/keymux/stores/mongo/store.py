@@ -10,6 +10,7 @@ from keymux.stores.mongo.claims import MongoClaims
 from keymux.stores.mongo.clients import MongoClientKeys
 from keymux.stores.mongo.database import PATIENCE_S, Database, Session
 from keymux.stores.mongo.documents import provider_fields, provider_state
+from keymux.stores.mongo.everything import MongoEverything
 from keymux.stores.mongo.keys import MongoKeys, now_ms
 from keymux.stores.mongo.ledger import MongoLedger
 from keymux.stores.mongo.reading import Reader
@@ -44,6 +45,7 @@ class MongoStore:
         self.secrets = MongoSecrets(self._database)
         self._tell = tell
         self._reader = Reader(tell, self.vault)
+        self.everything = MongoEverything(self._database, self._reader)
         self._schema = Schema(self._database, self._reader)
         self.keys = MongoKeys(self._database, self._reader)
         self.backups = MongoBackupKeys(self._database, self._reader)

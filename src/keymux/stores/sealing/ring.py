@@ -58,10 +58,10 @@ class KeyRing(Struct, frozen=True):
         """The ring with its next key as the current one."""
         return replace(self, current=self.next, next="", rotating=True)
 
-    def without(self, old: set[str]) -> "KeyRing":
-        """The ring as it is when a rotation is done, without some keys."""
+    def without(self, old: set[str], *, rotating: bool = False) -> "KeyRing":
+        """The ring without some keys, as it is when a rotation is done, or still is not."""
         kept = {kid: key for kid, key in self.keys.items() if kid not in old}
-        return replace(self, keys=kept, rotating=False)
+        return replace(self, keys=kept, rotating=rotating)
 
 
 def new_key_id() -> str:

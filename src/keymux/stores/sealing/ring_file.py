@@ -148,10 +148,8 @@ class RingFile:
         """
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(folder)
             yield
-        except BlockingIOError:
-            raise BadRing("is being changed by another command: let that end first") from None
         finally:
             os.close(folder)
 
@@ -174,6 +172,13 @@ class RingFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadRing("is being changed by another command: let that end first") from None
 
 
 def _stamp(found: os.stat_result) -> Stamp:

@@ -19,9 +19,21 @@ _PLAIN = (
 
 
 async def unlock(
-    vault: Vault, answers: Answers, secrets: Secrets, tell: Callable[[str], None]
+    vault: Vault,
+    answers: Answers,
+    secrets: Secrets,
+    tell: Callable[[str], None],
+    *,
+    may_write: bool = True,
 ) -> None:
     """Check the ring against the store; a new store gets one if the vault may make it.
+
+    Args:
+        vault: with the ring.
+        answers: of the store.
+        secrets: of the store.
+        tell: told of what operators should know, in sentences.
+        may_write: whether the store may be told that a key is used from now on.
 
     Raises:
         StoreUnusable: the ring is missing, is another store's, or lacks a key.
@@ -40,7 +52,7 @@ async def unlock(
     _refuse_lacking(vault, ring, used)
     for kid, answer in known.items():
         _check(vault, kid, answer)
-    if ring.current not in known and not vault.is_plain:
+    if may_write and ring.current not in known and not vault.is_plain:
         await _take_up(vault, ring, answers, is_first=not known)
 
 

@@ -24,7 +24,7 @@ class SqliteClientKeys:
         """All of them, oldest first, revoked ones too."""
         statement = "SELECT * FROM client_keys ORDER BY createdAt, _id"
         return await self._database.run(
-            lambda connection: [_record(row) for row in connection.execute(statement)]
+            lambda connection: [record_of(row) for row in connection.execute(statement)]
         )
 
     async def add(self, record: ClientKeyRecord, actor: str) -> bool:
@@ -78,7 +78,8 @@ def _audit(connection: sqlite3.Connection, actor: str, action: str, subject: str
     audit.write(connection, entry)
 
 
-def _record(row: sqlite3.Row) -> ClientKeyRecord:
+def record_of(row: sqlite3.Row) -> ClientKeyRecord:
+    """The client key that a row stands for."""
     return ClientKeyRecord(
         id=row["_id"],
         key_hash=row["keyHash"],

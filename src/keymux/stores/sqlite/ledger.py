@@ -84,7 +84,7 @@ class SqliteLedger:
         def work(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 fresh = _unknown(connection, batch.rows) if batch.rows else []
-                _insert(connection, fresh)
+                insert(connection, fresh)
                 known = providers(connection)
                 _count(connection, fresh, known)
                 for transition in batch.transitions:
@@ -99,7 +99,7 @@ class SqliteLedger:
             row = connection.execute(
                 "SELECT * FROM exchanges WHERE _id = ?", (exchange_id,)
             ).fetchone()
-            return None if row is None else _row(row)
+            return None if row is None else row_of(row)
 
         return await self._database.run(work)
 
@@ -107,7 +107,7 @@ class SqliteLedger:
         """The last ones, newest first."""
         statement = "SELECT * FROM exchanges ORDER BY _id DESC LIMIT ?"
         return await self._database.run(
-            lambda connection: [_row(row) for row in connection.execute(statement, (limit,))]
+            lambda connection: [row_of(row) for row in connection.execute(statement, (limit,))]
         )
 
     async def usage(self, query: UsageQuery) -> list[UsageLine]:
@@ -129,7 +129,7 @@ def _unknown(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> lis
     return [row for exchange_id, row in by_id.items() if exchange_id not in known]
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> None:
+def insert(connection: sqlite3.Connection, rows: Sequence[ExchangeRow]) -> None:
     """Many rows in few statements: each statement lets go of the interpreter and wants it back."""
     done = 0
     for size in _ROWS_AT_ONCE:
@@ -232,7 +232,8 @@ def _values(row: ExchangeRow) -> tuple[object, ...]:
     )
 
 
-def _row(row: sqlite3.Row) -> ExchangeRow:
+def row_of(row: sqlite3.Row) -> ExchangeRow:
+    """The exchange that a row stands for."""
     return ExchangeRow(
         id=row["_id"],
         at=row["at"],

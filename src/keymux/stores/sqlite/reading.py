@@ -1,12 +1,14 @@
 """Records as they are stored, opened; one that cannot be opened is told of and left out."""
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from keymux.core.records import BackupKeyRecord, KeyRecord
+from keymux.core.records import BackupKeyRecord, KeyRecord, ProviderState
 from keymux.stores.sealing.vault import CannotOpen, Place, Vault
+from keymux.stores.states import status_of
 
 R = TypeVar("R", KeyRecord, BackupKeyRecord)
 
@@ -39,3 +41,14 @@ class Reader:
         """The records that can be opened."""
         found = (self.open(collection, record) for record in records)
         return [record for record in found if record is not None]
+
+
+def state_of(row: sqlite3.Row) -> ProviderState:
+    """The health of a provider that a row stands for."""
+    return ProviderState(
+        status=status_of(row["status"]),
+        cooldown_until=row["cooldownUntil"],
+        reason=row["statusReason"],
+        step=row["step"],
+        generation=row["generation"],
+    )

@@ -14,11 +14,11 @@ from keymux.stores.sqlite.backups import SqliteBackupKeys
 from keymux.stores.sqlite.claims import SqliteClaims
 from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
+from keymux.stores.sqlite.everything import SqliteEverything
 from keymux.stores.sqlite.keys import SqliteKeys, now_ms
 from keymux.stores.sqlite.ledger import SqliteLedger
-from keymux.stores.sqlite.reading import Reader
+from keymux.stores.sqlite.reading import Reader, state_of
 from keymux.stores.sqlite.secrets import SqliteAnswers, SqliteSecrets
-from keymux.stores.states import status_of
 
 
 class SqliteStore:
@@ -44,6 +44,7 @@ class SqliteStore:
         self.vault = self._database.vault
         self.answers = SqliteAnswers(self._database)
         self.secrets = SqliteSecrets(self._database)
+        self.everything = SqliteEverything(self._database, reader)
         self._tell = tell
         self.keys = SqliteKeys(self._database, reader)
         self.backups = SqliteBackupKeys(self._database, reader)
@@ -74,13 +75,7 @@ class SqliteStore:
             ).fetchone()
             if row is None:
                 return ProviderState()
-            return ProviderState(
-                status=status_of(row["status"]),
-                cooldown_until=row["cooldownUntil"],
-                reason=row["statusReason"],
-                step=row["step"],
-                generation=row["generation"],
-            )
+            return state_of(row)
 
         return await self._database.run(work)
 
