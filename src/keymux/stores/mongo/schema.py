@@ -192,7 +192,8 @@ class Schema:
         if indexes:
             models = [IndexModel(index.key, **index.options) for index in indexes]
             await self._database.collection(name).create_indexes(models)
-        return f"collection {name} with {len(indexes)} indexes"
+        listed = "; ".join(", ".join(index.fields) for index in indexes)
+        return f"collection {name}" + (f", indexes on {listed}" if listed else "")
 
     async def _make_index(self, name: str, index: Index) -> list[str]:
         fields = ", ".join(index.fields)
