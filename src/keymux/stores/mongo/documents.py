@@ -18,7 +18,6 @@ from keymux.core.records import (
     Shade,
 )
 from keymux.core.secrets import hash_of
-from keymux.stores.merging import shown_reason, shown_status, shown_until, status_of, worst
 from keymux.stores.mongo.fields import (
     Document,
     WrongField,
@@ -30,6 +29,7 @@ from keymux.stores.mongo.fields import (
     text,
     texts,
 )
+from keymux.stores.states import Seen, seen, status_of, unseen
 
 Id = str | ObjectId
 
@@ -81,12 +81,11 @@ def _id(document: Document) -> str:
 def _key_state(document: Document) -> KeyState:
     status, until = _status(document), moment(document, "cooldownUntil")
     shades = _shades(document)
-    shade = worst(KeyState(shades=shades))
-    derived = shade is not None and (shade.status, shade.until) == (status, until)
+    own = unseen(Seen(status, until, text(document, "statusReason")), shades)
     return KeyState(
-        status=Status.HEALTHY if derived else status,
-        cooldown_until=None if derived else until,
-        reason="" if derived else text(document, "statusReason"),
+        status=own.status,
+        cooldown_until=own.until,
+        reason=own.reason,
         step=number(document, "step"),
         generation=number(document, "generation"),
         failures=number(document, "consecutiveFailures"),
@@ -141,11 +140,11 @@ def key_document(collection: str, record_id: Id, record: KeyRecord, now: int) ->
 
 def state_fields(record: KeyRecord) -> dict[str, Any]:
     """The fields that change with the health of a key."""
-    state = record.state
+    state, shown = record.state, seen(record.state)
     return {
-        "status": shown_status(state),
-        "statusReason": shown_reason(state),
-        "cooldownUntil": date(shown_until(state)),
+        "status": shown.status.value,
+        "statusReason": shown.reason,
+        "cooldownUntil": date(shown.until),
         "modelCooldowns": [_shade_document(*item) for item in state.shades.items()],
         "step": state.step,
         "generation": state.generation,

@@ -9,7 +9,6 @@ from pymongo import UpdateOne
 
 from keymux.core.health import Event
 from keymux.core.records import KeyRecord
-from keymux.stores.merging import after_decision, shown_status
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
@@ -23,6 +22,7 @@ from keymux.stores.mongo.writing import (
     without_known,
 )
 from keymux.stores.port import NoSuchRecord, StoreUnavailable
+from keymux.stores.states import after_operator, seen
 
 _TRIES = 20
 
@@ -101,8 +101,8 @@ class MongoKeys:
                 action=f"key.{event}",
                 provider=provider,
                 subject=key_id,
-                before=shown_status(before.state),
-                after=shown_status(after.state),
+                before=seen(before.state).status,
+                after=seen(after.state).status,
                 reason=reason,
             )
             await audit.write(self._database, [entry], session)
@@ -119,7 +119,7 @@ class MongoKeys:
             if found is None:
                 raise NoSuchRecord(key_id)
             before, document = found
-            after = after_decision(before, event, reason=reason, at=now_ms())
+            after = after_operator(before, event, reason=reason, at=now_ms())
             if await self._put(provider, document, after, session):
                 return before, after
         raise StoreUnavailable(f"{self._database.where}: too many others change {key_id}")

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from pymongo import UpdateOne
 
 from keymux.core.records import KeyRecord, Transition
-from keymux.stores.merging import after_transition, told_reason
 from keymux.stores.mongo import audit, keys
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_record, provider_fields
 from keymux.stores.mongo.fields import any_named
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.port import StoreUnavailable, StoreUnusable
+from keymux.stores.states import after_transition, reason_of
 
 PROVIDERS = "provider_states"
 _TRIES = 20
@@ -53,7 +53,7 @@ def _entry(transition: Transition) -> audit.Entry:
         subject=transition.key if of_key else transition.provider,
         before=transition.before.value,
         after=transition.after.value,
-        reason=told_reason(transition) if of_key else transition.reason,
+        reason=reason_of(transition) if of_key else transition.reason,
     )
 
 
