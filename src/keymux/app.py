@@ -49,6 +49,7 @@ from keymux.upstream.transport import Transport
 
 FOLLOW_EVERY_S = 0.5
 _AUDIT_PAGE = 1000
+_UNTIL_SERVING_S = 0.1
 
 
 def wall_ms() -> int:
@@ -202,7 +203,7 @@ class Application:
         loop.add_signal_handler(DRAIN, self._drain)
         loop.add_signal_handler(END_NOW, self._end_now)
         loop.add_signal_handler(RELOAD, self._reload)
-        listen_again()
+        self.background.spawn(_listen_when_serving())
 
     async def _recover(self) -> int:
         """Book what processes that died have left."""
@@ -358,6 +359,12 @@ class Application:
             key_up=key_up,
             provider_up={(name,): int(pool.gate.is_open(now)) for name, pool in self.pools.items()},
         )
+
+
+async def _listen_when_serving() -> None:
+    """Let signals in once the server's own loop runs: what comes just before that would be lost."""
+    await asyncio.sleep(_UNTIL_SERVING_S)
+    listen_again()
 
 
 class _Claims:

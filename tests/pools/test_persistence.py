@@ -27,7 +27,7 @@ from keymux.pools.persistence import (
     put_key,
     put_provider,
 )
-from keymux.pools.pool import Pool
+from keymux.pools.pool import Lease, Pool
 from tests.pools.rig import MODEL, OTHER_MODEL, Clock, World, step
 
 WALL = 1_790_000_000_000
@@ -533,7 +533,7 @@ def _warming_up(world: World, model: str = MODEL) -> list[int]:
     """How many leases are given at once, wave after wave, while all go well."""
     waves = []
     for _ in range(5):
-        leases = []
+        leases: list[Lease] = []
         while len(leases) < 20 and (lease := world.take(model)) is not None:
             leases.append(lease)
         for lease in leases:

@@ -23,7 +23,7 @@ from msgspec import Struct
 DRAIN = signal.SIGUSR1
 END_NOW = signal.SIGUSR2
 RELOAD = signal.SIGHUP
-_OF_WORKERS = frozenset({DRAIN, END_NOW, RELOAD})
+_OF_WORKERS = frozenset({DRAIN, END_NOW, RELOAD, signal.SIGTERM, signal.SIGINT})
 
 _HEADERS_COMPLETE_MS = 15_000
 _HEADER_BUFFER = 128 * 1024
@@ -31,7 +31,7 @@ _BACKLOG = 2048
 _GRACE_S = 15
 _SPARE_CONNECTIONS = 512
 _YOUNG_S = 5.0
-_PAUSE_S = 1.0
+_SHORTEST_LIFE_S = 1.0
 _YOUNG_DEATHS = 5
 
 
@@ -112,8 +112,6 @@ class Server(MPServer):
 
     def signal_handler_interrupt(self, *args: object, **kwargs: object) -> None:
         """Drain; the second time, end."""
-        if self.pid != os.getpid():
-            raise SystemExit(0)  # in a worker that has not begun
         self._pass_on(END_NOW if self._asked_to_stop else DRAIN)
         self._asked_to_stop = True
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]  # -- granian's
@@ -135,10 +133,7 @@ class Server(MPServer):
             super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]  # -- granian's
 
     def _serve_loop(self, spawn_target: object, target_loader: object) -> None:
-        """Start workers again that have died, until told to stop.
-
-        A worker that was alive only for a moment is started again after a pause.
-        """
+        """Start workers again that have died, until told to stop; each at most once a second."""
         while not self.interrupt_signal:
             self.main_loop_interrupt.wait()
             self.main_loop_interrupt.clear()
@@ -148,8 +143,7 @@ class Server(MPServer):
                     return  # with the slot on the list, which makes the exit code 1
                 del self.interrupt_children[0]
                 self._events.died(self.wrks[slot].inner.pid)
-                if self._died_young[slot]:
-                    self.main_loop_interrupt.wait(_PAUSE_S)
+                self.main_loop_interrupt.wait(_SHORTEST_LIFE_S - _age(self.wrks[slot]))
                 if not self.interrupt_signal:
                     with _held_back():
                         self._respawn_workers([slot], spawn_target, target_loader)
@@ -157,17 +151,21 @@ class Server(MPServer):
     def _is_hopeless(self, slot: int) -> bool:
         """Whether no worker can be kept alive; keeps count of those that died soon after a start.
 
-        One that says itself that it cannot begin need not be asked again, unless others serve.
+        One that is killed is started again for as long as others are alive. One that ends by
+        itself, soon after its start, cannot begin and need not be asked again unless others serve.
         """
         worker = self.wrks[slot]
         if _age(worker) > _YOUNG_S:
             self._died_young[slot] = 0
             return False
         self._died_young[slot] += 1
-        if any(one.inner.is_alive() and _age(one) > _YOUNG_S for one in self.wrks):
+        alive = [one for one in self.wrks if one.inner.is_alive()]
+        if any(_age(one) > _YOUNG_S for one in alive):
             return False
-        ended_by_itself = (worker.inner.exitcode or 0) > 0
-        return ended_by_itself or self._died_young[slot] > _YOUNG_DEATHS
+        is_enough = self._died_young[slot] > _YOUNG_DEATHS
+        if (worker.inner.exitcode or 0) > 0:
+            return is_enough or not alive
+        return is_enough and not alive
 
 
 def _age(worker: WorkerProcess) -> float:
@@ -176,7 +174,7 @@ def _age(worker: WorkerProcess) -> float:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Keep signals for workers waiting; those who are born in here take over the waiting ones."""
+    """Keep signals waiting; workers that are born in here do so until they can act on them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_WORKERS)
     try:
         yield
