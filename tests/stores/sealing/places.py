@@ -31,6 +31,9 @@ class SealedPlace(Protocol):
     def put(self, collection: str, record_id: str, value: str) -> None:
         """Change an upstream key behind the store's back."""
 
+    def forget_answers(self) -> None:
+        """Remove the known answers."""
+
     def dump(self) -> bytes:
         """All there is."""
 
@@ -59,6 +62,11 @@ class SealedFile:
                 f"UPDATE {collection} SET apiKey = ? WHERE _id = ?",  # noqa: S608 -- ours
                 (value, record_id),
             )
+
+    def forget_answers(self) -> None:
+        """One statement."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("DELETE FROM meta")
 
     def dump(self) -> bytes:
         """The bytes of the file and of its log."""
@@ -94,6 +102,11 @@ class SealedDatabase:
             client.get_default_database()[collection].update_one(
                 {"_id": record_id}, {"$set": {"apiKey": value}}
             )
+
+    def forget_answers(self) -> None:
+        """All but the schema."""
+        with self.client() as client:
+            client.get_default_database()["keymux_meta"].delete_many({"_id": {"$ne": "schema"}})
 
     def dump(self) -> bytes:
         """Every document of every collection."""

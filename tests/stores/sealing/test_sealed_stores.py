@@ -1,16 +1,19 @@
 """What a store with a key ring promises, whichever kind of store it is."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from keymux.core.health import Event
 from keymux.core.secrets import hash_of
 from keymux.stores.port import Batch, StoreUnavailable, StoreUnusable
+from keymux.stores.sealing.port import Answers, Change, Secrets
 from keymux.stores.sealing.resealing import reseal, tally
 from keymux.stores.sealing.ring import new_ring
 from keymux.stores.sealing.ring_file import RingFile
 from keymux.stores.sealing.rotating import Rotation, Step
+from keymux.stores.sealing.unlocking import unlock
 from keymux.stores.sealing.vault import Vault, key_id_of
 from tests.contract.records import ACME, OPERATOR, cooling, key, spare, transition
 from tests.stores.sealing.places import SealedPlace, opened, unsealed
@@ -147,21 +150,33 @@ async def test_all_legacy_secrets_can_be_sealed(place: SealedPlace) -> None:
     assert [record.secret for record in loaded] == ["secret-k1", "secret-k2"]
 
 
+class _Meddled:
+    """The secrets of a store; one of them is changed after it was read and before it is written."""
+
+    def __init__(self, secrets: Secrets, meddle: Callable[[], None]) -> None:
+        self._secrets = secrets
+        self._meddle = meddle
+        self._done = False
+        self.collections, self.load = secrets.collections, secrets.load
+        self.wipe, self.audit = secrets.wipe, secrets.audit
+
+    async def replace(self, changes: Sequence[Change]) -> int:
+        """Somebody was faster."""
+        if not self._done:
+            self._done = True
+            self._meddle()
+        return await self._secrets.replace(changes)
+
+
 async def test_a_change_made_meanwhile_is_not_lost(place: SealedPlace) -> None:
-    """A secret that somebody replaced after it was read is read again."""
+    """A secret that somebody replaced after it was read is read again, and sealed then."""
     await _legacy(place)
     async with opened(place) as store:
-        done = 0
-
-        def replaced(collection: str, some: int, total: int) -> None:
-            nonlocal done
-            done += some
-            if collection == KEYS and done <= total:
-                place.put(KEYS, "k1", "secret-changed")
-
-        await reseal(store.vault, store.secrets, replaced)
+        meddled = _Meddled(store.secrets, lambda: place.put(KEYS, "k1", "secret-changed"))
+        done = await reseal(store.vault, meddled, _untold)
         found = await store.keys.find(ACME, "k1")
 
+    assert done.changed == 3
     assert found is not None
     assert found.secret == "secret-changed"
     assert key_id_of(place.stored(KEYS)["k1"]) != ""
@@ -226,19 +241,32 @@ async def test_a_wrong_key_by_the_right_name_is_refused(place: SealedPlace) -> N
             pass
 
 
-async def test_a_sealed_store_is_refused_without_its_known_answers(place: SealedPlace) -> None:
-    """If somebody copied the keys alone, a new ring must not be made either."""
+@pytest.mark.parametrize("ring", ["missing", "another"])
+async def test_a_sealed_store_is_refused_without_its_known_answers(
+    place: SealedPlace, ring: str
+) -> None:
+    """If somebody copied the keys alone, no other ring may be taken either."""
     await _with_keys(place)
-    stored = place.stored(KEYS)
-    async with opened(place) as store:
-        for kid in await store.answers.load():
-            await store.keys.remove(ACME, "k1", OPERATOR)
-            assert not await store.answers.remove(kid, OPERATOR)
-    place.ring.path.unlink()
+    kid = key_id_of(place.stored(KEYS)["k2"])
+    place.forget_answers()
+    if ring == "another":
+        place.ring.replace(new_ring())
+    else:
+        place.ring.path.unlink()
 
-    with pytest.raises(StoreUnusable, match=key_id_of(stored["k2"])):
+    with pytest.raises(StoreUnusable, match=kid):
         async with opened(place):
             pass
+
+
+async def test_a_key_in_use_cannot_be_retired(place: SealedPlace) -> None:
+    """Its known answer stays as long as one secret is sealed with it."""
+    await _with_keys(place)
+    async with opened(place) as store:
+        (kid,) = await store.answers.load()
+
+        assert not await store.answers.remove(kid, OPERATOR)
+        assert set(await store.answers.load()) == {kid}
 
 
 async def test_two_first_starts_at_once_agree_on_one_ring(place: SealedPlace) -> None:
@@ -255,18 +283,41 @@ async def test_two_first_starts_at_once_agree_on_one_ring(place: SealedPlace) ->
         assert len(await store.keys.load(ACME)) == 4
 
 
+class _Late:
+    """The known answers of a store that another host takes up between two steps of ours."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._looked = False
+
+    async def load(self) -> dict[str, str]:
+        """None at first."""
+        if self._looked:
+            return await self._answers.load()
+        self._looked = True
+        return {}
+
+    async def add(self, kid: str, answer: str, *, is_first: bool, actor: str) -> bool:
+        """The other one was faster."""
+        await self._answers.add("k0", "theirs", is_first=True, actor="")
+        return await self._answers.add(kid, answer, is_first=is_first, actor=actor)
+
+    async def remove(self, kid: str, actor: str) -> bool:
+        """As it is."""
+        return await self._answers.remove(kid, actor)
+
+
 async def test_of_two_hosts_at_their_first_start_one_is_refused(place: SealedPlace) -> None:
     """Their rings are different files; the one that came too late is taken back."""
-    await _with_keys(place)
-    elsewhere = RingFile(place.ring.path.with_name("elsewhere.json"))
-    store = place.store(Vault(elsewhere, may_make=True))
-    known = await store.answers.add("k0", "answer", is_first=True, actor="")
-    with pytest.raises(StoreUnusable):
-        await store.prepare([ACME])
-    await store.close()
+    vault = Vault(RingFile(place.ring.path), may_make=True)
+    async with unsealed(place) as store:
+        with pytest.raises(StoreUnusable, match="lacks the key k0"):
+            await unlock(vault, _Late(store.answers), store.secrets, place.told.append)
+        answers = await store.answers.load()
 
-    assert not known
-    assert elsewhere.latest() is None
+    assert answers == {"k0": "theirs"}
+    assert place.ring.latest() is None
+    assert place.told == []
 
 
 async def test_plain_by_choice_warns_at_each_start(place: SealedPlace) -> None:
