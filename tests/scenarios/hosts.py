@@ -16,10 +16,25 @@ from keymux.settings import load
 from keymux.stores.opening import SealedStore, open_store
 from tests.scenarios.rig import CLIENT_KEY, GatewayProcess, Keys, key_id
 from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Connection, chat
+from tests.stores.mongo.server import another_server, database_on, running
 
 T = TypeVar("T")
 
 WAYS = [(path, stream) for path in (OPENAI_PATH, ANTHROPIC_PATH) for stream in (True, False)]
+
+
+STORES = ["SQLite", "MongoDB"]
+
+
+@contextmanager
+def database(kind: str, folder: Path) -> Iterator[str]:
+    """The address of an empty database that several hosts may use."""
+    if kind == "SQLite":
+        yield f"sqlite:///{folder / 'shared.db'}"
+        return
+    with ExitStack() as beside:
+        server = another_server() or beside.enter_context(running()).uri
+        yield beside.enter_context(database_on(server))
 
 
 class Host(GatewayProcess):
@@ -96,12 +111,12 @@ def hosts(
 ) -> Iterator[list[Host]]:
     """Some hosts on one store, all of them up."""
     shared = {"store": address, "secrets": {"key_ring": str(folder / "ring.json")}}
-    with ExitStack() as running:
+    with ExitStack() as up:
         found = [Host(folder / f"host{n}", config, shared) for n in range(number)]
         found[0].fill(keys)
         for host in found:
             host.launch()
-            running.callback(host.__exit__)
+            up.callback(host.__exit__)
         for host in found:
             host.wait_until_ready()
         yield found

@@ -21,7 +21,7 @@ from keymux.sandbox.behaviours import (
     Throttled,
 )
 from keymux.stores.opening import SealedStore
-from tests.scenarios.hosts import Host, hosts, records, spares
+from tests.scenarios.hosts import STORES, Host, database, hosts, records, spares
 from tests.scenarios.rig import Keys, islands_of, key_id, pause
 from tests.scenarios.wire import OPENAI_PATH, chat, post
 
@@ -96,7 +96,7 @@ def sandbox() -> Iterator[SandboxChild]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["SQLite"])
+@pytest.fixture(scope="module", params=STORES)
 def site(
     request: pytest.FixtureRequest,
     sandbox: SandboxChild,
@@ -104,7 +104,6 @@ def site(
 ) -> Iterator[tuple[Host, Host]]:
     """Two hosts; a provider with one key for each story."""
     folder: Path = tmp_path_factory.mktemp("news")
-    address = {"SQLite": f"sqlite:///{folder / 'shared.db'}"}[request.param]
     keys = {name: Keys([_key(name)]) for name in NAMES}
     keys["replaced"] = Keys([_key("replaced")], [_key("replaced") + "-spare"])
     config = islands_of(
@@ -113,7 +112,10 @@ def site(
         retry={"attempts": 1, "queue_s": 0, "budget_floor": 10_000},
         cooldown={"provider_s": [3600]},
     )
-    with hosts(folder, 2, config, address, keys) as (here, there):
+    with (
+        database(request.param, folder) as address,
+        hosts(folder, 2, config, address, keys) as (here, there),
+    ):
         yield here, there
 
 

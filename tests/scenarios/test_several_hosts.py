@@ -13,7 +13,7 @@ from keymux.core.records import ExchangeRow
 from keymux.sandbox.apart import SandboxChild
 from keymux.sandbox.behaviours import Rejected, Revoked, Slow, Spent, Throttled
 from keymux.sandbox.record import Seen
-from tests.scenarios.hosts import Load, hosts, markers
+from tests.scenarios.hosts import STORES, Host, Load, database, hosts, markers
 from tests.scenarios.rig import Keys, config_of, key_id
 
 SEEN_WITHIN_S = 1.0
@@ -48,10 +48,11 @@ def sandbox() -> Iterator[SandboxChild]:
         yield running
 
 
-@pytest.fixture(params=["SQLite"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=STORES)
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database for all hosts."""
-    return {"SQLite": f"sqlite:///{tmp_path / 'shared.db'}"}[request.param]
+    with database(request.param, tmp_path) as found:
+        yield found
 
 
 def _config(sandbox: SandboxChild) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def test_what_one_process_finds_out_all_go_by(
         sandbox.behave(key, QUICK)
     keys = {"openhands": Keys([*STEADY, *FRAGILE], BACKUPS)}
     with hosts(tmp_path, 2, _config(sandbox), address, keys) as running:
-        load = Load([host.port for host in running], clients=8, gap_s=0.03)
+        load = Load([host.port for host in running], clients=8, gap_s=0.12)
         asyncio.run(_trouble(sandbox, load))
         host = running[0]
     seen, stored, backups = sandbox.seen, host.stored_keys(), host.stored_backups()
@@ -147,6 +148,19 @@ def test_what_one_process_finds_out_all_go_by(
 
 
 # -- one spare for each ----------------------------------------------------------------------------
+async def _until_all_died(host: Host, load: Load) -> None:
+    """Load until there is no spare left, or for half a minute."""
+    over = asyncio.Event()
+    running = asyncio.get_running_loop().create_task(load.run(over.is_set))
+    give_up = time.monotonic() + 30.0
+    while time.monotonic() < give_up:
+        await asyncio.sleep(0.5)
+        if all(one.is_used for one in await asyncio.to_thread(host.stored_backups)):
+            break
+    over.set()
+    await running
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(90)
 def test_each_dead_key_gets_one_spare(sandbox: SandboxChild, address: str, tmp_path: Path) -> None:
@@ -157,9 +171,8 @@ def test_each_dead_key_gets_one_spare(sandbox: SandboxChild, address: str, tmp_p
         sandbox.behave(key, QUICK)
     keys = {"openhands": Keys(DYING, SPARES)}
     with hosts(tmp_path, 2, _config(sandbox), address, keys) as running:
-        host, until = running[0], time.monotonic() + 5.0
-        load = Load([one.port for one in running], clients=4, gap_s=0.01)
-        asyncio.run(load.run(lambda: time.monotonic() > until))
+        host = running[0]
+        asyncio.run(_until_all_died(host, Load([one.port for one in running], 4, gap_s=0.01)))
     backups = host.stored_backups()
     audit = host.ask_store(lambda store: store.audit.since(0, 100_000))
     promoted = [row.before for row in audit if row.action == "backup.promote"]

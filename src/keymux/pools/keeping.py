@@ -5,6 +5,7 @@ its next batch; a promotion is asked of the store itself, which lets only one ha
 What an operator changes in the store arrives here through the audit, which is read twice a second.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class Keeper:
         self._clocks = clocks
         self._actor = actor
         self._spawn = spawn
+        self._promoting = asyncio.Lock()
 
     async def load(self) -> None:
         """Fill the pools from the store; dead keys that no one replaced yet are replaced now."""
@@ -136,7 +138,14 @@ class Keeper:
             pool.announce()
 
     async def _replace(self, pool: Pool, key: UpstreamKey) -> bool:
-        """Let a backup key take over for a dead key; False when there is none."""
+        """Let a backup key take over for a dead key; False when there is none.
+
+        One after the other: many at once would only be in each other's way in the store.
+        """
+        async with self._promoting:
+            return await self._replace_alone(pool, key)
+
+    async def _replace_alone(self, pool: Pool, key: UpstreamKey) -> bool:
         if not _is_to_replace(key):
             return True
         fresh = await self._store.promote(pool.name, key.id, self._clocks.wall_ms())

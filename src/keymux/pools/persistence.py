@@ -135,7 +135,7 @@ def merge_key(pool: Pool, record: KeyRecord, clocks: Clocks) -> UpstreamKey:
     stored = _condition(record, clocks)
     if known.generation <= stored.generation:
         key.gate.change(_merged(known, stored))
-    _end_what_is_over(pool, key, record, clocks)
+    _end_what_is_over(key, record, clocks)
     _settle(pool, key, record, clocks)
     return key
 
@@ -163,7 +163,7 @@ def _warming_up(known: Condition, well: Condition) -> Condition:
     return replace(well, ramp=known.ramp if known.is_healthy else 1)
 
 
-def _end_what_is_over(pool: Pool, key: UpstreamKey, record: KeyRecord, clocks: Clocks) -> None:
+def _end_what_is_over(key: UpstreamKey, record: KeyRecord, clocks: Clocks) -> None:
     """Believe the store that a model's cooldown has ended, if it is over here, too."""
     for home in (key, key.group):
         for model, gate in home.models.items():
