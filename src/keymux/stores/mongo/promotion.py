@@ -7,6 +7,8 @@ all of that is one; where it has none, whoever asks next finds the claim and goe
 process died. Only the line of the audit can be left over, which `Promoter.finish` writes.
 """
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 from pymongo.errors import DuplicateKeyError
 
@@ -16,7 +18,7 @@ from keymux.ids import record_id
 from keymux.stores.mongo import audit, keys
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
-from keymux.stores.mongo.fields import date, moment, name_of, number
+from keymux.stores.mongo.fields import WrongField, date, moment, name_of, number
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.writing import as_found
 
@@ -84,19 +86,26 @@ class Promoter:
         while True:
             wanted = {"$or": [{"claim": death.claim}, {"isUsed": {"$nin": [True, 1]}}]}
             documents = await collection.find(wanted, session=session).to_list()
-            spares = [
-                (document, record)
-                for document in documents
-                if (record := self._reader.record(name, backup_record, document))
-            ]
-            for document, record in spares:
+            for document in documents:
                 if document.get("claim") == death.claim:
-                    return document["_id"], record
-            if not spares:
+                    record = self._reader.record(name, backup_record, document)
+                    return (document["_id"], record) if record else None
+            oldest = self._oldest(name, documents)
+            if oldest is None:
                 return None
-            document, record = min(spares, key=_age)
+            document, record = oldest
             if await self._takes(death, document, session):
                 return document["_id"], record
+
+    def _oldest(
+        self, name: str, documents: Iterable[Stored]
+    ) -> tuple[Stored, BackupKeyRecord] | None:
+        """The oldest spare that can be used; no other secret is opened."""
+        for document in sorted(documents, key=_age):
+            record = self._reader.record(name, backup_record, document)
+            if record is not None:
+                return document, record
+        return None
 
     async def _takes(self, death: _Death, document: Stored, session: Session) -> bool:
         """Give the claim to a spare; False if somebody else came first, here or there."""
@@ -212,5 +221,8 @@ def _audit_id(provider: str, claim: str) -> str:
     return f"promotion:{provider}:{claim}"
 
 
-def _age(spare: tuple[Stored, BackupKeyRecord]) -> tuple[int, str]:
-    return spare[1].created_at, spare[1].id
+def _age(document: Stored) -> tuple[int, str]:
+    try:
+        return moment(document, "createdAt") or 0, name_of(document)
+    except WrongField:  # such a document is no spare
+        return 0, ""
