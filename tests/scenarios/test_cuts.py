@@ -13,11 +13,18 @@ import pytest
 from keymux.core.records import Outcome
 from keymux.sandbox.apart import SandboxThread
 from keymux.sandbox.behaviours import Behaviour, Cut, ErrorMidStream, HugeEvent, Ok, Stall
-from tests.scenarios.rig import GatewayProcess, Keys, config_of
+from tests.scenarios.rig import UPSTREAM_MODEL, GatewayProcess, Keys, islands_of
 from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Connection, Response, chat, post
 
-KEY = "sk-sandbox-cuts"
-BODY = chat("Say a word", stream=True, max_tokens=12, stream_options={"include_usage": True})
+LANES = ("a", "b", "c", "d", "e", "f")
+KEY = "sk-sandbox-cuts-a"
+BODY = chat(
+    "Say a word",
+    model=LANES[0],
+    stream=True,
+    max_tokens=12,
+    stream_options={"include_usage": True},
+)
 PATHS = [
     pytest.param(OPENAI_PATH, id="OpenAI"),
     pytest.param(ANTHROPIC_PATH, id="Anthropic"),
@@ -36,22 +43,30 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, sandbox: SandboxThread
 ) -> Iterator[GatewayProcess]:
     """A gateway with one provider and little patience."""
-    config = config_of(
-        {"openhands": sandbox.url("openhands")},
+    config = islands_of(
+        sandbox.url("openhands"),
+        LANES,
         timeouts={"idle_s": 1.0},
         limits={"event_bytes": 100_000},
     )
     folder = tmp_path_factory.mktemp("cuts")
-    with GatewayProcess(folder, config, {"openhands": Keys([KEY])}) as running:
+    for model in config["models"]:
+        model["route"][0]["model"] = UPSTREAM_MODEL
+    keys = {lane: Keys([_key(lane)]) for lane in LANES}
+    with GatewayProcess(folder, config, keys) as running:
         yield running
 
 
-async def _ask_in_turn(port: int, path: str, times: int) -> list[Response]:
-    """So many requests, one after the other, on one connection as long as it lasts."""
+def _key(lane: str) -> str:
+    return KEY[:-1] + lane
+
+
+async def _ask_in_turn(port: int, path: str, times: int, body: bytes = BODY) -> list[Response]:
+    """So many requests, one after the other."""
     responses: list[Response] = []
     for _ in range(times):
         async with await Connection.open(port) as connection:
-            await connection.ask(path, BODY)
+            await connection.ask(path, body)
             responses.append(await connection.answer())
     return responses
 
@@ -63,6 +78,27 @@ def _played(
     sandbox.reset()
     sandbox.behave(KEY, *script)
     return asyncio.run(_ask_in_turn(gateway.port, path, len(script)))
+
+
+def _played_side_by_side(
+    gateway: GatewayProcess, sandbox: SandboxThread, path: str, cuts: list[Cut]
+) -> list[Response]:
+    """The answers to cuts, in order; each lane has a good answer after every cut."""
+
+    async def play() -> list[Response]:
+        asking = []
+        for number, lane in enumerate(LANES):
+            script = [one for cut in cuts[number :: len(LANES)] for one in (cut, Ok())]
+            sandbox.behave(_key(lane), *script)
+            body = BODY.replace(b'"model": "a"', b'"model": "%s"' % lane.encode())
+            asking.append(_ask_in_turn(gateway.port, path, len(script), body))
+        found: list[Response] = [Response(0, {}, b"", complete=False)] * len(cuts)
+        for number, responses in enumerate(await asyncio.gather(*asking)):
+            found[number :: len(LANES)] = responses[::2]
+        return found
+
+    sandbox.reset()
+    return asyncio.run(play())
 
 
 def _transport(body: bytes) -> httpx2.MockTransport:
@@ -142,12 +178,11 @@ def test_a_cut_at_any_byte_is_seen(
     Every third cut is a reset: what differs is only how the connection ends.
     """
     sent = _played(gateway, sandbox, path, Ok())[0].body
-    script: list[Behaviour] = []
-    for size in range(len(sent)):
-        script += [Cut(size, "reset" if size % 3 == 1 else "fin"), Ok()]
-    responses = _played(gateway, sandbox, path, *script)[::2]
+    cuts = [Cut(size, "reset" if size % 3 == 1 else "fin") for size in range(len(sent))]
+    responses = _played_side_by_side(gateway, sandbox, path, cuts)
     ids = [response.headers["x-keymux-request-id"] for response in responses]
-    gateway.row(ids[-1])
+    for last in ids[-len(LANES) :]:
+        gateway.row(last)
     rows = {row.id: row for row in gateway.rows()}
 
     for request_id, response in zip(ids, responses, strict=True):
