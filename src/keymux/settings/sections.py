@@ -142,7 +142,9 @@ class Timeouts(Section):
         default=600, description="The whole exchange, all attempts. Clients may ask for less."
     )
     client_write_s: Seconds = Field(default=60, description="A client that reads nothing.")
-    client_body_s: Seconds = Field(default=30, description="Silence within a request body; four times as long for all of it.")
+    client_body_s: Seconds = Field(
+        default=30, description="Silence within a request body; four times as long for all of it."
+    )
     keep_alive_s: Seconds = Field(
         default=15, description="Silence towards a streaming client before it gets a comment."
     )
