@@ -47,7 +47,7 @@ from keymux.tuning import parent_gone, prefer_throughput, settle_memory
 from keymux.upstream.asking import Upstreams
 from keymux.upstream.transport import Transport
 
-FOLLOW_EVERY_S = 0.5
+FOLLOW_EVERY_S = 0.25
 _AUDIT_PAGE = 1000
 _UNTIL_SERVING_S = 0.1
 

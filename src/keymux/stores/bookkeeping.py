@@ -101,8 +101,9 @@ class Bookkeeper:
         self._enqueue(row.id, row)
 
     def note(self, transition: Transition) -> None:
-        """The health of a key or provider has changed."""
+        """The health of a key or provider has changed; other processes wait to hear of it."""
         self._enqueue(transition.id, transition)
+        self._wake.set()
 
     def _enqueue(self, owner: str, entry: Settled) -> None:
         safe = self._keep(owner, entry)
