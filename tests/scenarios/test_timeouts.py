@@ -17,7 +17,7 @@ from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Response, ask, cha
 
 CONNECT_S, FIRST_EVENT_S, IDLE_S, OVERALL_S, TOLD_S = 0.7, 1.0, 0.8, 4.6, 0.6
 HALF_S = 2.5
-SLACK_S = 1.0
+SLACK_S = 2.0
 CLOSED_WITHIN_S = 1.0
 TOLD = {"X-Request-Timeout": str(TOLD_S)}
 TOLD_MORE = {"X-Request-Timeout": "500"}
