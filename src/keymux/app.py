@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from keymux.background import Background
 from keymux.configured import needing_restart, regimen, services, terms
@@ -23,6 +24,7 @@ from keymux.exchange.dispatch import Dispatcher
 from keymux.exchange.serve import Gateway, Parts
 from keymux.exchange.settle import Ledger
 from keymux.exchange.watch import Watch
+from keymux.following import Follower
 from keymux.ids import record_id
 from keymux.ingress.front import Front
 from keymux.ingress.operations import Readiness, pages
@@ -47,8 +49,6 @@ from keymux.tuning import parent_gone, prefer_throughput, settle_memory
 from keymux.upstream.asking import Upstreams
 from keymux.upstream.transport import Transport
 
-FOLLOW_EVERY_S = 0.25
-_AUDIT_PAGE = 1000
 _UNTIL_SERVING_S = 0.1
 
 
@@ -100,7 +100,7 @@ class Application:
             self.background.spawn,
         )
         self.gateway = Gateway(self._parts())
-        self._seen = 0
+        self.follower = Follower(self.store.audit, self._take_over, self._away)
         self._backups: dict[tuple[str, ...], int] = {}
 
     def _parts(self) -> Parts:
@@ -172,7 +172,7 @@ class Application:
             self.book.run(),
             self.book.keep_tidy(),
             self.watch.run(),
-            self._follow(),
+            self.follower.run(),
             self._mind_the_parent(),
             self._publish(),
         ):
@@ -191,7 +191,7 @@ class Application:
         """Everything that is remembered; gives the number of exchanges found without an end."""
         await self.store.prepare(list(self.settings.providers))
         interrupted = await self._recover()
-        self._seen = await self.store.audit.last()
+        await self.follower.skip()
         self.doorkeeper.replace_all(await self.store.clients.load())
         await self.keeper.load()
         for provider in self.pools:
@@ -279,16 +279,11 @@ class Application:
         self.logs.logger.info("config reloaded", needs_restart=changed)
 
     # -- what happens elsewhere ----------------------------------------------------------------
-    async def _follow(self) -> None:
-        """Take over what operators and other processes change in the store."""
-        while True:
-            await asyncio.sleep(FOLLOW_EVERY_S)
-            try:
-                while rows := await self.store.audit.since(self._seen, _AUDIT_PAGE):
-                    await self._take_over(rows)
-                    self._seen = rows[-1].seq
-            except (StoreUnavailable, StoreUnusable) as error:
-                self.logs.logger.warning("cannot read changes", problem=str(error))
+    def _away(self, problem: str) -> None:
+        if problem:
+            self.logs.logger.warning("cannot read changes", problem=problem)
+        else:
+            self.logs.logger.warning("reads changes again")
 
     async def _take_over(self, rows: Sequence[AuditRow]) -> None:
         if any(row.action.startswith("client.") for row in rows):
@@ -382,6 +377,8 @@ class _Claims:
 
 class _KeyStore:
     """The store as the keeper needs it; every secret that passes is learned by the redactor."""
+
+    troubles: ClassVar[tuple[type[Exception], ...]] = (StoreUnavailable, StoreUnusable)
 
     def __init__(self, store: Store, actor: str, redactor: Redactor) -> None:
         self._store = store

@@ -22,6 +22,7 @@ class Background:
         task = asyncio.create_task(self._guarded(work), name=_name(work))  # noqa: TID251 -- the owner
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # it never began if cancelled at once
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:

@@ -53,13 +53,26 @@ def regimen(settings: Settings) -> Regimen:
 
 
 _UNTIL_RESTART = ("host", "port", "workers", "store", "journal", "log", "retry", "secrets")
+_TIMEOUTS_UNTIL_RESTART = ("connect_s", "drain_s")
 
 
 def needing_restart(before: Settings, after: Settings) -> list[str]:
-    """Changes that only a restart brings into effect."""
-    return [name for name in _UNTIL_RESTART if getattr(before, name) != getattr(after, name)]
+    """Changes that only a restart brings into effect, as paths in the config."""
+    sections = [name for name in _UNTIL_RESTART if getattr(before, name) != getattr(after, name)]
+    timeouts = [
+        f"timeouts.{name}"
+        for name in _TIMEOUTS_UNTIL_RESTART
+        if getattr(before.timeouts, name) != getattr(after.timeouts, name)
+    ]
+    return sections + timeouts
 
 
 def keeping_until_restart(before: Settings, after: Settings) -> Settings:
     """New settings, without what only a restart brings into effect."""
-    return after.model_copy(update={name: getattr(before, name) for name in _UNTIL_RESTART})
+    old = {name: getattr(before.timeouts, name) for name in _TIMEOUTS_UNTIL_RESTART}
+    return after.model_copy(
+        update={
+            **{name: getattr(before, name) for name in _UNTIL_RESTART},
+            "timeouts": after.timeouts.model_copy(update=old),
+        }
+    )

@@ -1,6 +1,7 @@
 """The watch ends what is late or has lost its client, and everybody hears the same fault."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -357,3 +358,19 @@ def test_the_loop_looks_by_itself() -> None:
         return task.exception()
 
     assert isinstance(asyncio.run(scenario()), DeadlineReached)
+
+
+def test_a_task_that_never_began_leaves_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    """At stop, work that was spawned a moment ago is closed and not forgotten."""
+
+    async def scenario() -> None:
+        background = Background(lambda name, trace: None)
+        background.spawn(_settled())
+        await background.stop()
+
+        assert not len(background)
+
+    asyncio.run(scenario())
+    gc.collect()
+
+    assert not list(recwarn)

@@ -101,7 +101,7 @@ def test_the_soonest_is_that_of_the_model() -> None:
     group = Group("team")
     _key("member", group)
     for model, until in ((MODEL, 50.0), (OTHER_MODEL, 5.0)):
-        gate = group.models[model] = Gate()
+        gate = group.model_gate(model, Gate)
         _close(gate, until)
         alarms.set(gate, group, model)
     alone = alarms.soonest(MODEL)
@@ -116,7 +116,7 @@ def test_the_soonest_of_many_is_found_behind_any_number_of_others() -> None:
     alarms = Alarms()
     for number in range(1000):
         key = _key(f"key{number}")
-        gate = key.models[f"model{number}"] = Gate()
+        gate = key.model_gate(f"model{number}", Gate)
         _close(gate, float(number))
         alarms.set(gate, key, f"model{number}")
 
@@ -138,7 +138,7 @@ def test_a_key_that_is_kept_for_longer_promises_nothing() -> None:
     alarms = Alarms()
     condemned, spent = _key("condemned"), _key("spent")
     for key, until, status in ((condemned, None, Status.QUARANTINED), (spent, 90.0, Status.ERROR)):
-        gate = key.models[MODEL] = Gate()
+        gate = key.model_gate(MODEL, Gate)
         _close(gate, 10.0)
         _close(key.gate, until, status)
         alarms.set(gate, key, MODEL)
@@ -151,7 +151,7 @@ def test_a_group_promises_as_long_as_one_of_its_keys_can_be_used() -> None:
     """The cooldown of a quota group counts while a single key of it is well."""
     alarms, group = Alarms(), Group("team")
     keys = [_key(name, group) for name in "ab"]
-    gate = group.models[MODEL] = Gate()
+    gate = group.model_gate(MODEL, Gate)
     _close(gate, 10.0)
     alarms.set(gate, group, MODEL)
     _close(keys[0].gate, None, Status.QUARANTINED)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keymux.core.faults import KeyRevoked, KeyThrottled, ServerFailed
 from keymux.core.health import Condition, Status
 from keymux.pools.alarms import Alarms
+from keymux.pools.gate import Gate
 from keymux.pools.lanes import Lanes
 from keymux.pools.members import Group, UpstreamKey
 from tests.pools.rig import MODEL, OTHER_MODEL, Clock, World, step
@@ -351,7 +352,7 @@ def test_many_models_and_failures_leave_no_pile() -> None:
 def test_bringing_back_to_a_lane_that_nobody_asked_for_is_harmless() -> None:
     """A group may open for a model before the first request for it."""
     lanes, group = Lanes({}, Alarms(), World().pool._ask), Group("team")
-    group.models[MODEL] = UpstreamKey("a", "s", group).gate
+    group.model_gate(MODEL, Gate)
     lanes.bring_group_back(group, MODEL)
 
     assert lanes.next_key(step(), Clock()()) is None

@@ -219,6 +219,8 @@ def test_a_config_that_is_gone_changes_nothing(
         pytest.param({"log": {"level": "debug"}}, ["log"], id="the log"),
         pytest.param({"retry": {"queue_s": 1.0}}, ["retry"], id="the retry budgets"),
         pytest.param({"store": "sqlite:///other.db"}, ["store"], id="the store"),
+        pytest.param({"timeouts": {"connect_s": 3}}, ["timeouts.connect_s"], id="a timeout"),
+        pytest.param({"timeouts": {"idle_s": 3}}, [], id="another timeout"),
     ],
 )
 def test_what_needs_a_restart_is_named(

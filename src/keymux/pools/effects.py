@@ -141,7 +141,7 @@ class Effects:
         self._settle(lease, gate, after, fault.reason or fault.code)
 
     def _model_failure(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
-        gate = lease.key.models.setdefault(lease.target.model, lease.pool.new_gate())
+        gate = lease.key.model_gate(lease.target.model, lease.pool.new_gate)
         generation = lease.generation_of(gate)
         before = gate.condition
         counted = health.count_failure(before, generation)
@@ -183,7 +183,7 @@ class Effects:
 
     def _group_throttled(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
         group = lease.key.group
-        gate = group.models.setdefault(lease.target.model, lease.pool.new_gate())
+        gate = group.model_gate(lease.target.model, lease.pool.new_gate)
         after = self._cooled(lease, gate, Event.THROTTLED, self.regimen.throttled, fault, now)
         self._settle(lease, gate, after, fault.reason)
 
@@ -220,7 +220,7 @@ class Effects:
         self._settle(lease, gate, after, fault.reason)
 
     def _model_off(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
-        gate = lease.key.models.setdefault(lease.target.model, lease.pool.new_gate())
+        gate = lease.key.model_gate(lease.target.model, lease.pool.new_gate)
         wait = self.regimen.model_off_s
         after = health.cool(
             gate.condition,

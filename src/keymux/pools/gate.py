@@ -4,6 +4,8 @@ from math import inf
 
 from keymux.core.health import Condition
 
+_WELL = Condition()
+
 
 class Gate:
     """Lets leases through as the condition of its scope allows.
@@ -24,7 +26,7 @@ class Gate:
     __slots__ = ("_condition", "_in_flight", "_permitted_until", "_unasked", "is_calm", "is_free")
 
     def __init__(self, *, is_guarded: bool = False) -> None:
-        self._condition = Condition()
+        self._condition = _WELL
         self._in_flight = 0
         self._permitted_until = self._unasked = -inf if is_guarded else inf
         self.is_free = True

@@ -7,7 +7,7 @@ What an operator changes in the store arrives here through the audit, which is r
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from keymux.core.records import AuditRow, KeyRecord, ProviderState, Transition
 from keymux.ids import record_id
@@ -30,7 +30,13 @@ _FEW = 100
 
 
 class KeyStore(Protocol):
-    """What is needed of the store."""
+    """What is needed of the store.
+
+    Attributes:
+        troubles: what is raised when the store cannot be reached or used now.
+    """
+
+    troubles: ClassVar[tuple[type[Exception], ...]]
 
     async def load_keys(self, provider: str) -> Sequence[KeyRecord]:
         """All upstream keys of a provider."""
@@ -133,6 +139,8 @@ class Keeper:
     async def _replace_expected(self, pool: Pool, key: UpstreamKey) -> None:
         try:
             await self._replace(pool, key)
+        except self._store.troubles:
+            pass  # it is asked again when the store has the transition and tells of it
         finally:
             pool.expecting -= 1
             pool.announce()

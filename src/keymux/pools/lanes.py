@@ -51,14 +51,14 @@ class Lanes:
         lane = self._by_model.get(model)
         if lane is None:
             lane = self._new_lane(model)
-        left = len(lane)
+        avoids, left = step.avoid_keys or step.avoid_groups, len(lane)
         while left:
             key = lane.popleft()
             if not self.is_ready(key, model, now):
                 left += self._set_aside(key, model, lane, now) - 1
                 continue
             lane.append(key)
-            if key.id not in step.avoid_keys and key.group.name not in step.avoid_groups:
+            if not avoids or not _is_avoided(key, step):
                 return key
             left -= 1
         return None
@@ -77,7 +77,7 @@ class Lanes:
             return False
         if key.models and model in key.models and not key.models[model].is_open(now):
             return False
-        shared = key.group.models
+        shared = key.shared
         return not (shared and model in shared and not shared[model].is_open(now))
 
     def _new_lane(self, model: str) -> Lane:
@@ -145,3 +145,7 @@ def _first_waiting(group: Group, model: str) -> UpstreamKey | None:
         if model not in key.lanes and not key.is_out:
             return key
     return None
+
+
+def _is_avoided(key: UpstreamKey, step: Step) -> bool:
+    return key.id in step.avoid_keys or key.group.name in step.avoid_groups

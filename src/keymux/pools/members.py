@@ -1,8 +1,12 @@
 """Upstream keys and the quota groups they belong to."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 from keymux.pools.gate import Gate
+
+_NO_GATES: Mapping[str, Gate] = {}
+"""Shared by all that have none, never changed: a choice looks into it for every key it looks at."""
 
 
 class UpstreamKey:
@@ -14,6 +18,7 @@ class UpstreamKey:
         group: the keys that share its allowance.
         gate: its own health.
         models: gates for single models that this key alone is kept from.
+        shared: the same for its whole group; kept here too, to choose without a look at the group.
         lanes: the models in whose lane it stands.
         replaced: True once a backup key has taken over.
         is_out: never to be chosen: replaced, or removed from the pool.
@@ -29,6 +34,7 @@ class UpstreamKey:
         "models",
         "replaced",
         "secret",
+        "shared",
     )
 
     def __init__(
@@ -39,13 +45,20 @@ class UpstreamKey:
         self.group = group
         self.label = label
         self.gate = gate or Gate()
-        self.models: dict[str, Gate] = {}
+        self.models: Mapping[str, Gate] = _NO_GATES
+        self.shared = group.models
         self.lanes: set[str] = set()
         self.replaced = False
         self.is_out = False
 
     def __repr__(self) -> str:
         return f"<UpstreamKey {self.id} {self.gate.condition.status}>"
+
+    def model_gate(self, model: str, new: Callable[[], Gate]) -> Gate:
+        """The gate for one model, made now if there is none."""
+        if model not in self.models:
+            self.models = {**self.models, model: new()}
+        return self.models[model]
 
     def is_usable(self, at: float) -> bool:
         """Whether its own health, single models apart, lets it be used at a time to come."""
@@ -70,9 +83,17 @@ class Group:
     def __init__(self, name: str) -> None:
         self.name = name
         self.keys: dict[str, UpstreamKey] = {}
-        self.models: dict[str, Gate] = {}
+        self.models: Mapping[str, Gate] = _NO_GATES
         self.waiting: dict[str, OrderedDict[UpstreamKey, None]] = {}
         self.carriers: dict[str, dict[UpstreamKey, None]] = {}
+
+    def model_gate(self, model: str, new: Callable[[], Gate]) -> Gate:
+        """The gate for one model, made now if there is none."""
+        if model not in self.models:
+            self.models = {**self.models, model: new()}
+            for key in self.keys.values():
+                key.shared = self.models
+        return self.models[model]
 
     def is_usable(self, at: float) -> bool:
         """Whether any of its keys could be used at a time to come."""

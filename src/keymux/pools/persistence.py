@@ -1,6 +1,6 @@
 """From a condition on the process's own clock to a stored state on the wall clock, and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil, inf
 
 from msgspec import Struct
@@ -73,7 +73,7 @@ def key_state(key: UpstreamKey, clocks: Clocks) -> KeyState:
     )
 
 
-def _shades(gates: dict[str, Gate], clocks: Clocks, *, whole_group: bool) -> dict[str, Shade]:
+def _shades(gates: Mapping[str, Gate], clocks: Clocks, *, whole_group: bool) -> dict[str, Shade]:
     found: dict[str, Shade] = {}
     for model, gate in gates.items():
         condition = gate.condition
@@ -217,7 +217,7 @@ def _settle(pool: Pool, key: UpstreamKey, record: KeyRecord, clocks: Clocks) -> 
     """Put the stored cooldowns of single models in place, and the key into the lanes."""
     for model, shade in record.state.shades.items():
         home = key.group if shade.whole_group else key
-        gate = home.models.setdefault(model, pool.new_gate())
+        gate = home.model_gate(model, pool.new_gate)
         stored = _shade_condition(shade, record, clocks)
         if _end(stored) > _end(gate.condition):
             gate.change(replace(stored, generation=gate.condition.generation + 1))

@@ -175,7 +175,7 @@ class Pool:
         key = self._lanes.next_key(step, now)
         if key is None:
             return None
-        own, group = key.models, key.group.models
+        own, group = key.models, key.shared
         if not (own or group):
             gates: tuple[Gate, ...] = (self.gate, key.gate)
         else:
@@ -200,14 +200,13 @@ class Pool:
         """End a lease."""
         if lease.is_trial:
             self._trials.pop(lease, None)
-        model, group = lease.target.model, lease.key.group
         for gate, generation in lease.passed:
             if not gate.give_back(generation):
                 continue
             if gate is self.gate:
                 self.announce()
-            elif gate is group.models.get(model):
-                self.wake(group, model)
+            elif gate is lease.key.shared.get(lease.target.model):
+                self.wake(lease.key.group, lease.target.model)
             else:
                 self.wake(lease.key)
 
