@@ -81,6 +81,7 @@ class Gateway:
             actor,
             self._spawn,
         )
+        self.keeper.rescue_s = 0.0
         self._seen = 0
 
     def _changed(self, change: Change) -> None:
@@ -106,12 +107,13 @@ class Gateway:
         await self.store.ledger.write(Batch(transitions=noted))
 
     async def follow(self) -> int:
-        """Read what is new in the audit; gives the number of rows."""
+        """Read what is new in the audit, and act on it; gives the number of rows."""
         count = 0
         while rows := await self.store.audit.since(self._seen, 1000):
             await self.keeper.follow(rows)
             self._seen = rows[-1].seq
             count += len(rows)
+        await self.finish()
         return count
 
     @property
@@ -423,6 +425,7 @@ def test_a_dead_key_that_was_removed_does_not_hold_up_the_others(tmp_path: Path)
         await scene.add_spares("s")
         news = [row for row in await scene.store.audit.since(0, 99) if row.action == "backup.add"]
         await gateway.keeper.follow(news)
+        await gateway.finish()
         await scene.store.close()
 
         assert gateway.ready == {"s"}

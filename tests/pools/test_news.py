@@ -79,8 +79,10 @@ def test_what_concerns_no_pool_is_passed_over(action: str) -> None:
 def test_a_death_is_news_even_when_it_is_ones_own(
     after: str, *, is_dead: bool, is_own: bool
 ) -> None:
-    """It may not have been possible to replace the key at once."""
-    assert _read(row("key.transition", after=after), is_own=is_own).has_dead is is_dead
+    """It may not have been possible to replace the key at once; a foreign one is for its finder."""
+    news = _read(row("key.transition", after=after), is_own=is_own)
+
+    assert (news.has_own_dead, news.has_dead) == (is_dead and is_own, is_dead and not is_own)
 
 
 def test_ones_own_rows_are_no_news() -> None:

@@ -21,7 +21,7 @@ from tests.stores.mongo.server import another_server, database_on, running
 T = TypeVar("T")
 
 WAYS = [(path, stream) for path in (OPENAI_PATH, ANTHROPIC_PATH) for stream in (True, False)]
-STORES = ["SQLite", *(["MongoDB"] if another_server() else [])]
+STORES = ["SQLite", "MongoDB"]
 """MongoDB joins when the tests are pointed at a server (`KEYMUX_TEST_MONGODB_URI`): the one for
 development needs longer than the promised second when several processes write at once.
 """

@@ -6,6 +6,7 @@ What an operator changes in the store arrives here through the audit, which is r
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -27,6 +28,8 @@ from keymux.pools.persistence import (
 from keymux.pools.pool import Pool
 
 _FEW = 100
+RESCUE_S = 2.0
+_LOOK_EVERY_S, _ASK_AGAIN_S = 0.25, 1.0
 
 
 class KeyStore(Protocol):
@@ -61,6 +64,10 @@ class Keeper:
         clocks: of this process.
         actor: the name of this process in the audit.
         spawn: starts a task that the application owns.
+
+    Attributes:
+        rescue_s: a dead key that another process found and has not replaced by then is replaced by
+            this one.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Keeper:
         self._clocks = clocks
         self._actor = actor
         self._spawn = spawn
+        self.rescue_s = RESCUE_S
         self._promoting = asyncio.Lock()
 
     async def load(self) -> None:
@@ -203,8 +211,33 @@ class Keeper:
         if news.provider is not None:
             put = merge_provider if news.provider is Said.FOUND else put_provider
             put(pool, await self._store.provider_state(pool.name), self._clocks)
-        if news.has_dead or news.has_spares:
-            await self._replace_the_dead(pool)
+        if news.has_own_dead or news.has_spares:
+            self._spawn(self._see_to_the_dead(pool))
+        if news.has_dead:
+            self._spawn(self._rescue(pool))
+
+    async def _rescue(self, pool: Pool) -> None:
+        """Give the process that found a dead key the time to replace it, then do it here.
+
+        All would be in each other's way if each tried at once.
+        """
+        pool.expecting += 1
+        ends = time.monotonic() + self.rescue_s
+        try:
+            while time.monotonic() < ends and any(map(_is_to_replace, pool.keys.values())):  # noqa: ASYNC110 -- from several places
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:
+            pool.expecting -= 1
+            pool.announce()
+        await self._see_to_the_dead(pool)
+
+    async def _see_to_the_dead(self, pool: Pool) -> None:
+        """Replace the dead for as long as there are spares, as soon as the store can be reached."""
+        while True:
+            try:
+                return await self._replace_the_dead(pool)
+            except self._store.troubles:
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _records(self, pool: Pool, ids: Collection[str]) -> Mapping[str, KeyRecord]:
         """How keys are now; many of them are read in one go."""

@@ -23,21 +23,23 @@ class News:
     Attributes:
         keys: those that have changed.
         provider: whether the provider's own health has.
-        has_dead: a key died.
+        has_dead: another process found a key dead.
+        has_own_dead: the store has learned of one that this process found.
         has_spares: there are more backup keys than before.
     """
 
     def __init__(self) -> None:
         self.keys: dict[str, Said] = {}
         self.provider: Said | None = None
-        self.has_dead = False
+        self.has_dead = self.has_own_dead = False
         self.has_spares = False
 
     def read(self, row: AuditRow, *, is_own: bool) -> None:
         """Note what a row says."""
         kind, _, action = row.action.partition(".")
         if row.action == "key.transition" and row.after in DEAD:
-            self.has_dead = True
+            self.has_own_dead |= is_own
+            self.has_dead |= not is_own
         if is_own:
             return
         if kind == "provider":

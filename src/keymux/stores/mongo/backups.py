@@ -71,8 +71,8 @@ class MongoBackupKeys:
 
     async def promote(self, provider: str, dead_key: str, *, at: int, actor: str) -> str | None:
         """Let the oldest unused one take over for a dead key, once; gives the new key's id."""
-        return await self._database.transact(
-            lambda session: self._promoter.promote(provider, dead_key, (at, actor), session)
+        return await self._database.run(
+            lambda: self._promoter.promote(provider, dead_key, (at, actor))
         )
 
     async def finish_promotions(self, provider: str) -> None:

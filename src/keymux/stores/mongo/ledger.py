@@ -1,5 +1,8 @@
 """The ledger: settled exchanges, and the health that is written with them."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from keymux.core.records import ExchangeRow, UsageLine
 from keymux.stores.mongo import booking, transitions
 from keymux.stores.mongo.booking import EXCHANGES, StepByStep
@@ -19,18 +22,22 @@ class MongoLedger:
         self._step_by_step = StepByStep(database, reader)
 
     async def write(self, batch: Batch) -> None:
-        """Write a batch; what is there already is left alone."""
+        """Write a batch; what is there already is left alone.
 
-        async def work(session: Session) -> None:
-            if batch.rows and session is not None:
-                await booking.book(self._database, batch.rows, session)
-            elif batch.rows:
-                await self._step_by_step.book(batch.rows)
-            if batch.transitions:
-                await transitions.apply(self._database, self._reader, batch.transitions, session)
+        Transitions come first and by themselves: other processes wait to hear of them.
+        """
+        if batch.transitions:
+            await self._database.run(
+                lambda: transitions.apply(self._database, self._reader, batch.transitions)
+            )
+        if batch.rows:
+            await self._database.transact(partial(self._book, batch.rows))
 
-        if batch.rows or batch.transitions:
-            await self._database.transact(work)
+    async def _book(self, rows: Sequence[ExchangeRow], session: Session) -> None:
+        if session is None:
+            await self._step_by_step.book(rows)
+        else:
+            await booking.book(self._database, rows, session)
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""

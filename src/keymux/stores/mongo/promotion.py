@@ -2,9 +2,10 @@
 
 Each death of a key has a name, its *claim*: the key and how many times it was replaced before. A
 spare takes the claim first, and a unique index lets only one spare have it. Then the spare's key
-joins the pool, then the dead key is marked, then it is audited. Where the server has transactions
-all of that is one; where it has none, whoever asks next finds the claim and goes on from where a
-process died. Only the line of the audit can be left over, which `Promoter.finish` writes.
+joins the pool, then the dead key is marked, then it is audited. Whoever asks next finds the claim
+and goes on from where a process died. Only the line of the audit can be left over, which
+`Promoter.finish` writes. There is no transaction around it: with many dead keys in several
+processes, most of them would be aborted and begin again.
 """
 
 from collections.abc import Iterable
@@ -16,11 +17,11 @@ from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores.mongo import audit, keys
-from keymux.stores.mongo.database import Database, Session, Stored, collection_name
+from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
 from keymux.stores.mongo.fields import WrongField, date, moment, name_of, number
-from keymux.stores.mongo.reading import Reader
-from keymux.stores.mongo.writing import as_found
+from keymux.stores.mongo.reading import Reader, sealed
+from keymux.stores.mongo.writing import as_found, insert_new
 
 _KEEPER = "keymux"
 
@@ -56,11 +57,9 @@ class Promoter:
         self._database = database
         self._reader = reader
 
-    async def promote(
-        self, provider: str, dead_key: str, when: tuple[int, str], session: Session
-    ) -> str | None:
+    async def promote(self, provider: str, dead_key: str, when: tuple[int, str]) -> str | None:
         """Let the oldest unused spare take over; gives the new key's id, None without one."""
-        found = await keys.find(self._database, self._reader, provider, dead_key, session)
+        found = await keys.find(self._database, self._reader, provider, dead_key)
         if found is None:
             return None
         record, document = found
@@ -68,24 +67,24 @@ class Promoter:
             return record.replaced_by
         claim = _claim(record, number(document, "replacements"))
         death = _Death(provider, record, document, claim, *when)
-        while (spare := await self._claimed(death, session)) is not None:
+        while (spare := await self._claimed(death)) is not None:
             spare_id, backup = spare
-            key_id = await self._joined(death, spare_id, backup, session)
+            key_id = await self._joined(death, spare_id, backup)
             if key_id is not None:
-                await self._mark_the_dead(death, key_id, session)
-                await self._audit(death, key_id, session)
+                await self._mark_the_dead(death, key_id)
+                await self._audit(death, key_id)
                 return key_id
-            await self._pass_over(death, spare_id, session)
+            await self._pass_over(death, spare_id)
         return None
 
     # -- the spare -----------------------------------------------------------------------------
-    async def _claimed(self, death: _Death, session: Session) -> tuple[Id, BackupKeyRecord] | None:
+    async def _claimed(self, death: _Death) -> tuple[Id, BackupKeyRecord] | None:
         """The spare that has the claim; the oldest one gets it now if none has."""
         name = collection_name(death.provider, "backup_keys")
         collection = self._database.collection(name)
         while True:
             wanted = {"$or": [{"claim": death.claim}, {"isUsed": {"$nin": [True, 1]}}]}
-            documents = await collection.find(wanted, session=session).to_list()
+            documents = await collection.find(wanted).to_list()
             for document in documents:
                 if document.get("claim") == death.claim:
                     record = self._reader.record(name, backup_record, document)
@@ -94,7 +93,7 @@ class Promoter:
             if oldest is None:
                 return None
             document, record = oldest
-            if await self._takes(death, document, session):
+            if await self._takes(death, document):
                 return document["_id"], record
 
     def _oldest(
@@ -107,7 +106,7 @@ class Promoter:
                 return document, record
         return None
 
-    async def _takes(self, death: _Death, document: Stored, session: Session) -> bool:
+    async def _takes(self, death: _Death, document: Stored) -> bool:
         """Give the claim to a spare; False if somebody else came first, here or there."""
         name = collection_name(death.provider, "backup_keys")
         used = {
@@ -119,43 +118,38 @@ class Promoter:
         }
         try:
             done = await self._database.collection(name).update_one(
-                as_found(document, "isUsed", "claim"), {"$set": used}, session=session
+                as_found(document, "isUsed", "claim"), {"$set": used}
             )
         except DuplicateKeyError:
-            if session is not None:
-                raise
             return False
         return done.matched_count == 1
 
-    async def _joined(
-        self, death: _Death, spare_id: Id, spare: BackupKeyRecord, session: Session
-    ) -> str | None:
+    async def _joined(self, death: _Death, spare_id: Id, spare: BackupKeyRecord) -> str | None:
         """Put the spare's key into the pool; None if its secret was there before."""
         name = collection_name(death.provider, "keys")
         pool = self._database.collection(name)
         while True:
-            known = await pool.find_one({"keyHash": hash_of(spare.secret)}, session=session)
+            known = await pool.find_one({"keyHash": hash_of(spare.secret)})
             if known is not None:
                 return name_of(known) if known.get("claim") == death.claim else None
-            taken = await pool.find_one({"_id": spare_id}, session=session)
+            taken = await pool.find_one({"_id": spare_id})
             key_id = record_id("key") if taken else spare_id
             fresh = KeyRecord(
                 id=str(key_id), secret=spare.secret, label=spare.label, created_at=death.at
             )
             document = {**key_document(name, key_id, fresh, death.at), "claim": death.claim}
-            await keys.insert(self._database, death.provider, [document], death.actor, session)
+            await insert_new(pool, sealed(self._database.vault, name, [document]), None)
 
-    async def _pass_over(self, death: _Death, spare_id: Id, session: Session) -> None:
+    async def _pass_over(self, death: _Death, spare_id: Id) -> None:
         """It would bring nothing, now and later."""
         name = collection_name(death.provider, "backup_keys")
         await self._database.collection(name).update_one(
             {"_id": spare_id, "claim": death.claim},
             {"$set": {"activated": False, "usedFor": ""}, "$unset": {"claim": True}},
-            session=session,
         )
 
     # -- the dead key --------------------------------------------------------------------------
-    async def _mark_the_dead(self, death: _Death, key_id: str, session: Session) -> None:
+    async def _mark_the_dead(self, death: _Death, key_id: str) -> None:
         pool = self._database.collection(collection_name(death.provider, "keys"))
         await pool.update_one(
             as_found(death.document, "replacements"),
@@ -163,11 +157,10 @@ class Promoter:
                 "$set": {"replacedBy": key_id, "updatedAt": date(death.at)},
                 "$inc": {"replacements": 1, "revision": 1},
             },
-            session=session,
         )
 
-    async def _audit(self, death: _Death, key_id: str, session: Session) -> None:
-        entry = audit.Entry(
+    async def _audit(self, death: _Death, key_id: str) -> None:
+        promoted = audit.Entry(
             id=_audit_id(death.provider, death.claim),
             at=death.at,
             actor=death.actor,
@@ -178,8 +171,17 @@ class Promoter:
             after=key_id,
             reason=death.record.state.reason,
         )
-        if not await audit.known(self._database, [entry.id], session):
-            await audit.write(self._database, [entry], session)
+        joined = audit.Entry(
+            id=f"joined:{death.provider}:{death.claim}",
+            at=death.at,
+            actor=death.actor,
+            action="key.add",
+            provider=death.provider,
+            subject=key_id,
+        )
+        known = await audit.known(self._database, [joined.id, promoted.id], None)
+        fresh = [entry for entry in (joined, promoted) if entry.id not in known]
+        await audit.write(self._database, fresh, None)
 
     # -- what a process left -------------------------------------------------------------------
     async def finish(self, provider: str) -> None:

@@ -6,7 +6,7 @@ from pymongo import UpdateOne
 
 from keymux.core.records import KeyRecord, Transition
 from keymux.stores.mongo import audit, keys
-from keymux.stores.mongo.database import Database, Session, Stored, collection_name
+from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import key_record, provider_fields
 from keymux.stores.mongo.fields import any_named
 from keymux.stores.mongo.reading import Reader
@@ -18,20 +18,19 @@ _TRIES = 20
 _DECIDED = ["quarantined", "disabled"]
 
 
-async def apply(
-    database: Database, reader: Reader, transitions: Sequence[Transition], session: Session
-) -> None:
+async def apply(database: Database, reader: Reader, transitions: Sequence[Transition]) -> None:
     """Change what transitions are about, then audit them; those that were audited are left alone.
 
-    In this order, so that whoever reads the audit finds the change.
+    In this order, so that whoever reads the audit finds the change. There is no transaction: each
+    step may be repeated, and many processes that change keys at once would only abort each other.
     """
-    known = await audit.known(database, [one.id for one in transitions], session)
+    known = await audit.known(database, [one.id for one in transitions], None)
     fresh = {one.id: one for one in transitions if one.id not in known}
     for provider, those in _by_provider(fresh.values()).items():
-        await _change_keys(database, reader, provider, those, session)
+        await _change_keys(database, reader, provider, those)
     for one in fresh.values():
-        await _change_provider(database, one, session)
-    await audit.write(database, [_entry(one) for one in fresh.values()], session)
+        await _change_provider(database, one)
+    await audit.write(database, [_entry(one) for one in fresh.values()], None)
 
 
 def _by_provider(transitions: Iterable[Transition]) -> dict[str, list[Transition]]:
@@ -63,7 +62,6 @@ async def _change_keys(
     reader: Reader,
     provider: str,
     transitions: Sequence[Transition],
-    session: Session,
 ) -> None:
     try:
         name = collection_name(provider, "keys")
@@ -72,11 +70,11 @@ async def _change_keys(
     collection = database.collection(name)
     for _ in range(_TRIES):
         wanted = any_named({one.key for one in transitions})
-        documents = await collection.find(wanted, session=session).to_list()
+        documents = await collection.find(wanted).to_list()
         updates = list(_updates(reader, name, documents, transitions))
         if not updates:
             return
-        done = await collection.bulk_write(updates, ordered=False, session=session)
+        done = await collection.bulk_write(updates, ordered=False)
         if done.matched_count == len(updates):
             return
         # somebody changed a key in between: what was written is found as it is now
@@ -103,7 +101,7 @@ def _after_all(record: KeyRecord, transitions: Sequence[Transition]) -> KeyRecor
 
 
 # -- providers -------------------------------------------------------------------------------------
-async def _change_provider(database: Database, transition: Transition, session: Session) -> None:
+async def _change_provider(database: Database, transition: Transition) -> None:
     state = transition.provider_state
     if state is None:
         return
@@ -114,5 +112,4 @@ async def _change_provider(database: Database, transition: Transition, session: 
             "status": {"$nin": _DECIDED},
         },
         {"$set": provider_fields(state, transition.at)},
-        session=session,
     )
