@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -295,9 +295,9 @@ class Application:
     async def _count_backups(self, provider: str) -> None:
         """How many backup keys are left, for the metrics."""
         if provider in self.pools:
-            used = [record.is_used for record in await self.store.backups.load(provider)]
-            self._backups[provider, "unused"] = used.count(False)
-            self._backups[provider, "used"] = used.count(True)
+            unused, used = await self.store.backups.count(provider)
+            self._backups[provider, "unused"] = unused
+            self._backups[provider, "used"] = used
 
     def _settled(self, rows: Sequence[ExchangeRow]) -> None:
         self.metrics.exchanges(rows)
@@ -395,6 +395,11 @@ class _KeyStore:
         if record is not None:
             self._redactor.learn((record.secret,))
         return record
+
+    async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
+        records = await self._store.keys.find_some(provider, key_ids)
+        self._redactor.learn(record.secret for record in records)
+        return records
 
     async def provider_state(self, provider: str) -> ProviderState:
         return await self._store.provider_state(provider)

@@ -244,6 +244,28 @@ async def test_a_dead_key_is_replaced_once(store: Store) -> None:
     assert (first, again, other) == ("b1", "b1", "b2")
 
 
+async def test_spares_are_counted(store: Store) -> None:
+    """Those that are left, and those that were used."""
+    empty = await store.backups.count(ACME)
+    await store.keys.add(ACME, [key("k1")], OPERATOR)
+    await store.backups.add(ACME, [spare("b1"), spare("b2"), spare("b3")], OPERATOR)
+    await store.backups.promote(ACME, "k1", at=NOON, actor="host:1")
+
+    assert (empty, await store.backups.count(ACME)) == ((0, 0), (2, 1))
+
+
+async def test_some_keys_are_found(store: Store) -> None:
+    """Those that are there, and no others."""
+    await store.keys.add(ACME, [key("k1"), key("k2"), key("k3")], OPERATOR)
+    found = await store.keys.find_some(ACME, {"k3", "k1", "gone"})
+
+    assert {record.id: record.secret for record in found} == {
+        "k1": key("k1").secret,
+        "k3": key("k3").secret,
+    }
+    assert await store.keys.find_some(ACME, []) == []
+
+
 async def test_without_a_spare_nothing_is_promoted(store: Store) -> None:
     """Nor for a key that is gone."""
     await _with_spares(store)

@@ -154,7 +154,7 @@ async def _until_all_died(host: Host, load: Load) -> None:
     running = asyncio.get_running_loop().create_task(load.run(over.is_set))
     give_up = time.monotonic() + 30.0
     while time.monotonic() < give_up:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
         if all(one.is_used for one in await asyncio.to_thread(host.stored_backups)):
             break
     over.set()

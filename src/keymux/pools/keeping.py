@@ -27,8 +27,8 @@ from keymux.pools.persistence import (
 )
 from keymux.pools.pool import Pool
 
-_FEW = 100
-RESCUE_S = 2.0
+_MANY = 1000
+RESCUE_S = 5.0
 _LOOK_EVERY_S, _ASK_AGAIN_S = 0.25, 1.0
 
 
@@ -46,6 +46,9 @@ class KeyStore(Protocol):
 
     async def find_key(self, provider: str, key_id: str) -> KeyRecord | None:
         """One of them."""
+
+    async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
+        """Some of them."""
 
     async def provider_state(self, provider: str) -> ProviderState:
         """Health of the provider."""
@@ -240,11 +243,14 @@ class Keeper:
                 await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _records(self, pool: Pool, ids: Collection[str]) -> Mapping[str, KeyRecord]:
-        """How keys are now; many of them are read in one go."""
-        if len(ids) > _FEW:
-            return {record.id: record for record in await self._store.load_keys(pool.name)}
-        found = [await self._store.find_key(pool.name, key_id) for key_id in ids]
-        return {record.id: record for record in found if record is not None}
+        """How keys are now; very many of them are read as all are."""
+        if not ids:
+            return {}
+        if len(ids) > _MANY:
+            found = await self._store.load_keys(pool.name)
+        else:
+            found = await self._store.find_keys(pool.name, ids)
+        return {record.id: record for record in found}
 
     def _lift(self, pool: Pool, key: UpstreamKey) -> None:
         """An operator trusts a key again, so what keeps its whole group from a model ends too."""

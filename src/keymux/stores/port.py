@@ -1,6 +1,6 @@
 """What a store can do; every implementation passes `tests/contract/test_stores.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -60,6 +60,9 @@ class Keys(Protocol):
     async def find(self, provider: str, key_id: str) -> KeyRecord | None:
         """One of them."""
 
+    async def find_some(self, provider: str, key_ids: Collection[str]) -> list[KeyRecord]:
+        """Those of some that are there, in any order."""
+
     async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is not known yet; gives the ids that were inserted."""
 
@@ -80,6 +83,9 @@ class BackupKeys(Protocol):
 
     async def load(self, provider: str) -> list[BackupKeyRecord]:
         """All of them, oldest first."""
+
+    async def count(self, provider: str) -> tuple[int, int]:
+        """How many are spare, and how many were used."""
 
     async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""

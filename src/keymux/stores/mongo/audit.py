@@ -61,7 +61,7 @@ async def write(database: Database, entries: Sequence[Entry], session: Session) 
     collection = database.collection(AUDIT)
     left = [entry.document() for entry in entries]
     while left:
-        last = await _last(collection, session)
+        last = await _last_before(database, session)
         numbered = [{**one, "seq": last + place} for place, one in enumerate(left, 1)]
         try:
             await collection.insert_many(numbered, session=session)
@@ -83,6 +83,15 @@ def _left(documents: Sequence[dict[str, Any]], error: BulkWriteError) -> list[di
 async def _last(collection: Collection, session: Session = None) -> int:
     found = await collection.find_one({}, sort=[("seq", DESCENDING)], session=session)
     return 0 if found is None else audit_row(AUDIT, found).seq
+
+
+async def _last_before(database: Database, session: Session) -> int:
+    """The highest number, looked for where it was seen last."""
+    collection, since = database.collection(AUDIT), database.audited
+    newer = {"seq": {"$gte": since}}
+    found = await collection.find_one(newer, sort=[("seq", DESCENDING)], session=session)
+    database.audited = audit_row(AUDIT, found).seq if found else await _last(collection, session)
+    return database.audited
 
 
 async def known(database: Database, ids: Iterable[str], session: Session) -> set[str]:

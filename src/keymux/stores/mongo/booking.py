@@ -1,7 +1,8 @@
 """Booking exchanges: rows are inserted once, and counted once.
 
-With a transaction, the counters come first: another writer of the same keys is then noticed before
-the rows are sent.
+With a transaction, rows and counts are inserted together; the counts are added to the keys later
+(`keymux.stores.mongo.pending`). What is there already is looked up before; a row that appears
+meanwhile is a duplicate, and all begins again.
 
 A standalone server has no transactions, so there rows are inserted with a *mark*, the name of their
 batch; the counters of a key are changed together with a note of the mark in the key; then the mark
@@ -19,8 +20,8 @@ from keymux.core.records import ExchangeRow
 from keymux.ids import record_id
 from keymux.stores.mongo import counters
 from keymux.stores.mongo.counters import Counts
-from keymux.stores.mongo.database import Database, Session, collection_name
-from keymux.stores.mongo.fields import any_named
+from keymux.stores.mongo.database import Database, Session
+from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import exchange_document, exchange_row
 from keymux.stores.mongo.writing import ids_in, insert_new, portions
@@ -31,13 +32,15 @@ AT_WORK_S = 4.0
 _LOOK_EVERY_S = 0.05
 
 
-async def book(database: Database, rows: Sequence[ExchangeRow], session: Session) -> None:
-    """Insert the rows that are not there, and count them; within a transaction."""
+async def book(
+    database: Database, pending: Pending, rows: Sequence[ExchangeRow], session: Session
+) -> None:
+    """Insert the rows that are not there, and their counts; within a transaction."""
     collection = database.collection(EXCHANGES)
     by_id = {row.id: row for row in rows}
-    known = await ids_in(collection, list(by_id), session)
+    known = await ids_in(collection, list(by_id), None)
     fresh = [row for exchange_id, row in by_id.items() if exchange_id not in known]
-    await counters.add(database, counters.counted(fresh), session)
+    await pending.put(counters.counted(fresh), session)
     for portion in portions(fresh):
         await insert_new(collection, [exchange_document(row) for row in portion], session)
 
@@ -84,11 +87,7 @@ class StepByStep:
             raise StoreUnavailable(f"{self._database.where}: the server takes too long to write")
         rows = self._database.collection(EXCHANGES)
         await rows.update_many({"uncounted": mark}, {"$unset": {"uncounted": True}})
-        for provider, keys in counts.items():
-            pool = self._database.collection(collection_name(provider, "keys"))
-            await pool.update_many(
-                {**any_named(keys), "counting": mark}, {"$pull": {"counting": mark}}
-            )
+        await counters.unmark(self._database, counts, mark)
         self._own.discard(mark)
 
     # -- what was left -------------------------------------------------------------------------

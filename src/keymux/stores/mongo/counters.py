@@ -8,7 +8,7 @@ from pymongo import UpdateOne
 
 from keymux.core.records import ExchangeRow
 from keymux.stores.mongo.database import Database, Session, collection_name
-from keymux.stores.mongo.fields import date, named
+from keymux.stores.mongo.fields import any_named, date, named
 from keymux.stores.port import StoreUnusable
 
 
@@ -54,6 +54,17 @@ async def add(database: Database, counts: Counts, session: Session, mark: str = 
             continue  # from a config of long ago
         updates = [UpdateOne(_found(key, mark), [_added(keys[key], mark)]) for key in sorted(keys)]
         await database.collection(name).bulk_write(updates, ordered=False, session=session)
+
+
+async def unmark(database: Database, counts: Counts, mark: str) -> None:
+    """Take a mark away from keys."""
+    for provider, keys in counts.items():
+        try:
+            name = collection_name(provider, "keys")
+        except StoreUnusable:
+            continue
+        marked = {**any_named(keys), "counting": mark}
+        await database.collection(name).update_many(marked, {"$pull": {"counting": mark}})
 
 
 def _found(key: str, mark: str) -> dict[str, Any]:

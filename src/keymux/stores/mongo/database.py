@@ -66,6 +66,7 @@ class Database:
     Attributes:
         where: the address without credentials.
         has_transactions: whether the server has them; known once it was reached.
+        audited: a number that the audit had reached when it was last looked at.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Database:
         self.vault = vault or Vault(None)
         self.where = without_credentials(uri)
         self.has_transactions = False
+        self.audited = 0
         self._uri = uri
         self._patience_s = patience_s
         self._client: AsyncMongoClient[Stored] | None = None

@@ -1,7 +1,7 @@
 """Upstream keys: a collection for each provider."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,8 @@ from keymux.core.records import KeyRecord
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
-from keymux.stores.mongo.fields import named
+from keymux.stores.mongo.fields import any_named, named
+from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
@@ -35,9 +36,10 @@ def now_ms() -> int:
 class MongoKeys:
     """See `keymux.stores.port.Keys`."""
 
-    def __init__(self, database: Database, reader: Reader) -> None:
+    def __init__(self, database: Database, reader: Reader, pending: Pending) -> None:
         self._database = database
         self._reader = reader
+        self._pending = pending
 
     async def load(self, provider: str) -> list[KeyRecord]:
         """All of them, oldest first; of several documents with one secret the oldest."""
@@ -48,6 +50,7 @@ class MongoKeys:
             found = self._reader.records(name, key_record, documents)
             return self._each_secret_once(name, sorted(found, key=_age))
 
+        await self._pending.add_before_reading()
         return await self._database.run(work)
 
     def _each_secret_once(self, name: str, records: Iterable[KeyRecord]) -> list[KeyRecord]:
@@ -68,6 +71,17 @@ class MongoKeys:
         async def work() -> KeyRecord | None:
             found = await find(self._database, self._reader, provider, key_id)
             return None if found is None else found[0]
+
+        await self._pending.add_before_reading()
+        return await self._database.run(work)
+
+    async def find_some(self, provider: str, key_ids: Collection[str]) -> list[KeyRecord]:
+        """Those of some that are there and can be opened, in any order."""
+        name = collection_name(provider, "keys")
+
+        async def work() -> list[KeyRecord]:
+            documents = await self._database.collection(name).find(any_named(key_ids)).to_list()
+            return self._reader.records(name, key_record, documents)
 
         return await self._database.run(work)
 

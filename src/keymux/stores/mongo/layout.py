@@ -15,6 +15,7 @@ from keymux.stores.mongo.booking import EXCHANGES
 from keymux.stores.mongo.claims import CLAIMS, KEPT_S
 from keymux.stores.mongo.clients import CLIENTS
 from keymux.stores.mongo.database import collection_name
+from keymux.stores.mongo.pending import KEY_COUNTS
 from keymux.stores.mongo.transitions import PROVIDERS
 from keymux.stores.port import StoreUnusable
 
@@ -23,6 +24,7 @@ META = "keymux_meta"
 OURS = {
     AUDIT: ("seq", "action"),
     CLAIMS: ("owner", "until"),
+    KEY_COUNTS: ("counts",),
     EXCHANGES: ("caller", "outcome"),
     CLIENTS: ("keyHash",),
     PROVIDERS: ("generation",),
@@ -80,6 +82,7 @@ SHARED: Layout = {
     EXCHANGES: (Index(("uncounted",), sparse=True),),
     AUDIT: (Index(("seq",), unique="number"),),
     CLAIMS: (Index(("until",), ends_s=KEPT_S),),
+    KEY_COUNTS: (),
     "proxies": (),
 }
 

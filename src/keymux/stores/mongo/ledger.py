@@ -7,6 +7,7 @@ from keymux.core.records import ExchangeRow, UsageLine
 from keymux.stores.mongo import booking, transitions
 from keymux.stores.mongo.booking import EXCHANGES, StepByStep
 from keymux.stores.mongo.database import Database, Session
+from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import exchange_row
 from keymux.stores.mongo.usage import usage
@@ -16,9 +17,10 @@ from keymux.stores.port import Batch, UsageQuery
 class MongoLedger:
     """See `keymux.stores.port.Ledger`."""
 
-    def __init__(self, database: Database, reader: Reader) -> None:
+    def __init__(self, database: Database, reader: Reader, pending: Pending) -> None:
         self._database = database
         self._reader = reader
+        self._pending = pending
         self._step_by_step = StepByStep(database, reader)
 
     async def write(self, batch: Batch) -> None:
@@ -32,12 +34,13 @@ class MongoLedger:
             )
         if batch.rows:
             await self._database.transact(partial(self._book, batch.rows))
+            await self._pending.add_in_turn()
 
     async def _book(self, rows: Sequence[ExchangeRow], session: Session) -> None:
         if session is None:
             await self._step_by_step.book(rows)
         else:
-            await booking.book(self._database, rows, session)
+            await booking.book(self._database, self._pending, rows, session)
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""

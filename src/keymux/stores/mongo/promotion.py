@@ -8,9 +8,8 @@ and goes on from where a process died. Only the line of the audit can be left ov
 processes, most of them would be aborted and begin again.
 """
 
-from collections.abc import Iterable
-
 from msgspec import Struct
+from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from keymux.core.records import BackupKeyRecord, KeyRecord
@@ -19,10 +18,13 @@ from keymux.ids import record_id
 from keymux.stores.mongo import audit, keys
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
-from keymux.stores.mongo.fields import WrongField, date, moment, name_of, number
+from keymux.stores.mongo.fields import date, moment, name_of, number
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import as_found, insert_new
 
+UNUSED = {"isUsed": {"$nin": [True, 1]}}
+_AGE = [("createdAt", ASCENDING), ("_id", ASCENDING)]
+_FEW = 10
 _KEEPER = "keymux"
 
 
@@ -83,27 +85,25 @@ class Promoter:
         name = collection_name(death.provider, "backup_keys")
         collection = self._database.collection(name)
         while True:
-            wanted = {"$or": [{"claim": death.claim}, {"isUsed": {"$nin": [True, 1]}}]}
-            documents = await collection.find(wanted).to_list()
-            for document in documents:
-                if document.get("claim") == death.claim:
-                    record = self._reader.record(name, backup_record, document)
-                    return (document["_id"], record) if record else None
-            oldest = self._oldest(name, documents)
+            claimed = await collection.find_one({"claim": death.claim})
+            if claimed is not None:
+                record = self._reader.record(name, backup_record, claimed)
+                return (claimed["_id"], record) if record else None
+            oldest = await self._oldest(name)
             if oldest is None:
                 return None
             document, record = oldest
             if await self._takes(death, document):
                 return document["_id"], record
 
-    def _oldest(
-        self, name: str, documents: Iterable[Stored]
-    ) -> tuple[Stored, BackupKeyRecord] | None:
+    async def _oldest(self, name: str) -> tuple[Stored, BackupKeyRecord] | None:
         """The oldest spare that can be used; no other secret is opened."""
-        for document in sorted(documents, key=_age):
-            record = self._reader.record(name, backup_record, document)
-            if record is not None:
-                return document, record
+        spares = self._database.collection(name).find(UNUSED, sort=_AGE, batch_size=_FEW)
+        async with spares:
+            async for document in spares:
+                record = self._reader.record(name, backup_record, document)
+                if record is not None:
+                    return document, record
         return None
 
     async def _takes(self, death: _Death, document: Stored) -> bool:
@@ -129,11 +129,12 @@ class Promoter:
         name = collection_name(death.provider, "keys")
         pool = self._database.collection(name)
         while True:
-            known = await pool.find_one({"keyHash": hash_of(spare.secret)})
-            if known is not None:
-                return name_of(known) if known.get("claim") == death.claim else None
-            taken = await pool.find_one({"_id": spare_id})
-            key_id = record_id("key") if taken else spare_id
+            digest = hash_of(spare.secret)
+            found = await pool.find({"$or": [{"keyHash": digest}, {"_id": spare_id}]}).to_list()
+            for known in found:
+                if known.get("keyHash") == digest:
+                    return name_of(known) if known.get("claim") == death.claim else None
+            key_id = record_id("key") if found else spare_id
             fresh = KeyRecord(
                 id=str(key_id), secret=spare.secret, label=spare.label, created_at=death.at
             )
@@ -179,9 +180,7 @@ class Promoter:
             provider=death.provider,
             subject=key_id,
         )
-        known = await audit.known(self._database, [joined.id, promoted.id], None)
-        fresh = [entry for entry in (joined, promoted) if entry.id not in known]
-        await audit.write(self._database, fresh, None)
+        await audit.write(self._database, [joined, promoted], None)
 
     # -- what a process left -------------------------------------------------------------------
     async def finish(self, provider: str) -> None:
@@ -221,10 +220,3 @@ def _claim(record: KeyRecord, replacements: int) -> str:
 
 def _audit_id(provider: str, claim: str) -> str:
     return f"promotion:{provider}:{claim}"
-
-
-def _age(document: Stored) -> tuple[int, str]:
-    try:
-        return moment(document, "createdAt") or 0, name_of(document)
-    except WrongField:  # such a document is no spare
-        return 0, ""

@@ -33,6 +33,17 @@ class SqliteBackupKeys:
             )
         )
 
+    async def count(self, provider: str) -> tuple[int, int]:
+        """How many are spare, and how many were used."""
+        name = table(provider, "backup_keys")
+        statement = f"SELECT count(*), coalesce(sum(isUsed), 0) FROM {name}"  # noqa: S608 -- checked name
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            every, used = connection.execute(statement).fetchone()
+            return every - used, used
+
+        return await self._database.run(work)
+
     async def add(self, provider: str, records: Sequence[BackupKeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is known neither as key nor as backup key; gives their ids."""
         vault = self._database.vault

@@ -53,6 +53,17 @@ class SqliteKeys:
 
         return await self._database.run(work)
 
+    async def find_some(self, provider: str, key_ids: Collection[str]) -> list[KeyRecord]:
+        """Those of some that are there and can be opened, in any order."""
+        name, wanted = table(provider, "keys"), tuple(key_ids)
+        marks = ", ".join("?" * len(wanted))
+        statement = f"SELECT * FROM {name} WHERE _id IN ({marks})"  # noqa: S608 -- checked name
+        return await self._database.run(
+            lambda connection: self._reader.opened(
+                name, [record_of(row) for row in connection.execute(statement, wanted)]
+            )
+        )
+
     async def add(self, provider: str, records: Sequence[KeyRecord], actor: str) -> list[str]:
         """Insert those whose secret is not known yet; gives the ids that were inserted."""
         vault = self._database.vault
