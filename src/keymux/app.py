@@ -390,12 +390,6 @@ class _KeyStore:
         self._redactor.learn(record.secret for record in records)
         return records
 
-    async def find_key(self, provider: str, key_id: str) -> KeyRecord | None:
-        record = await self._store.keys.find(provider, key_id)
-        if record is not None:
-            self._redactor.learn((record.secret,))
-        return record
-
     async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
         records = await self._store.keys.find_some(provider, key_ids)
         self._redactor.learn(record.secret for record in records)

@@ -44,11 +44,6 @@ class Door:
         self.asked["load_keys"] += 1
         return await self._store.keys.load(provider)
 
-    async def find_key(self, provider: str, key_id: str) -> KeyRecord | None:
-        """One of them."""
-        self.asked["find_key"] += 1
-        return await self._store.keys.find(provider, key_id)
-
     async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
         """Some of them."""
         self.asked["find_keys"] += 1

@@ -22,9 +22,6 @@ T = TypeVar("T")
 
 WAYS = [(path, stream) for path in (OPENAI_PATH, ANTHROPIC_PATH) for stream in (True, False)]
 STORES = ["SQLite", "MongoDB"]
-"""MongoDB joins when the tests are pointed at a server (`KEYMUX_TEST_MONGODB_URI`): the one for
-development needs longer than the promised second when several processes write at once.
-"""
 
 
 @contextmanager

@@ -6,7 +6,6 @@ What an operator changes in the store arrives here through the audit, which is r
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -43,9 +42,6 @@ class KeyStore(Protocol):
 
     async def load_keys(self, provider: str) -> Sequence[KeyRecord]:
         """All upstream keys of a provider."""
-
-    async def find_key(self, provider: str, key_id: str) -> KeyRecord | None:
-        """One of them."""
 
     async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
         """Some of them."""
@@ -89,6 +85,7 @@ class Keeper:
         self._actor = actor
         self._spawn = spawn
         self.rescue_s = RESCUE_S
+        self._rescuing: set[str] = set()
         self._promoting = asyncio.Lock()
 
     async def load(self) -> None:
@@ -172,8 +169,7 @@ class Keeper:
             return False
         key.replaced = key.is_out = True
         pool.recount()
-        record = await self._store.find_key(pool.name, fresh)
-        if record is not None:
+        for record in await self._store.find_keys(pool.name, [fresh]):
             merge_key(pool, record, self._clocks)
         return True
 
@@ -182,7 +178,7 @@ class Keeper:
         for key in [key for key in pool.keys.values() if _is_to_replace(key)]:
             if await self._replace(pool, key):
                 continue
-            if await self._store.find_key(pool.name, key.id) is not None:
+            if await self._store.find_keys(pool.name, [key.id]):
                 return
 
     # -- what happens elsewhere ----------------------------------------------------------------
@@ -220,19 +216,28 @@ class Keeper:
             self._spawn(self._rescue(pool))
 
     async def _rescue(self, pool: Pool) -> None:
-        """Give the process that found a dead key the time to replace it, then do it here.
+        """Give whoever found keys dead the time to replace them, as long as that goes on.
 
-        All would be in each other's way if each tried at once.
+        All would be in each other's way if each tried at once. What is left is replaced here.
         """
+        if pool.name in self._rescuing:
+            return
+        self._rescuing.add(pool.name)
         pool.expecting += 1
-        ends = time.monotonic() + self.rescue_s
         try:
-            while time.monotonic() < ends and any(map(_is_to_replace, pool.keys.values())):  # noqa: ASYNC110 -- from several places
-                await asyncio.sleep(_LOOK_EVERY_S)
+            await self._until_nobody_replaces(pool)
         finally:
+            self._rescuing.discard(pool.name)
             pool.expecting -= 1
             pool.announce()
         await self._see_to_the_dead(pool)
+
+    async def _until_nobody_replaces(self, pool: Pool) -> None:
+        before, left_s = 0, self.rescue_s
+        while (dead := _count_dead(pool)) and left_s > 0:
+            left_s = self.rescue_s if dead < before else left_s - _LOOK_EVERY_S
+            before = dead
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _see_to_the_dead(self, pool: Pool) -> None:
         """Replace the dead for as long as there are spares, as soon as the store can be reached."""
@@ -275,3 +280,7 @@ class Keeper:
 
 def _is_to_replace(key: UpstreamKey) -> bool:
     return key.gate.condition.status in DEAD and not key.replaced
+
+
+def _count_dead(pool: Pool) -> int:
+    return sum(map(_is_to_replace, pool.keys.values()))
