@@ -90,9 +90,6 @@ def _key(name: str) -> str:
 def sandbox() -> Iterator[SandboxChild]:
     """The upstream, in a process of its own."""
     with SandboxChild() as running:
-        for name in NAMES:
-            for ending in ("", "-more", "-spare"):
-                running.behave(_key(name) + ending, Ok())
         yield running
 
 
@@ -104,6 +101,10 @@ def site(
 ) -> Iterator[tuple[Host, Host]]:
     """Two hosts; a provider with one key for each story."""
     folder: Path = tmp_path_factory.mktemp("news")
+    sandbox.reset()
+    for name in NAMES:
+        for ending in ("", "-more", "-spare"):
+            sandbox.behave(_key(name) + ending, Ok())
     keys = {name: Keys([_key(name)]) for name in NAMES}
     keys["replaced"] = Keys([_key("replaced")], [_key("replaced") + "-spare"])
     config = islands_of(

@@ -172,7 +172,7 @@ def test_each_dead_key_gets_one_spare(sandbox: SandboxChild, address: str, tmp_p
     keys = {"openhands": Keys(DYING, SPARES)}
     with hosts(tmp_path, 2, _config(sandbox), address, keys) as running:
         host = running[0]
-        asyncio.run(_until_all_died(host, Load([one.port for one in running], 4, gap_s=0.01)))
+        asyncio.run(_until_all_died(host, Load([one.port for one in running], 4, gap_s=0.05)))
     backups = host.stored_backups()
     audit = host.ask_store(lambda store: store.audit.since(0, 100_000))
     promoted = [row.before for row in audit if row.action == "backup.promote"]
