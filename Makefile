@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: run test check fix bench bench-peers docs lock help clean
+.PHONY: run test test-long check fix bench bench-peers docs lock help clean
 
 run: $(SETUP)  ## Start the gateway against two built-in sandbox providers
 	@$(BIN)/keymux serve --config config/config-sandbox.json
 
 test: check  ## Run the whole suite, checks first
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
+
+test-long:  ## The same with a minute of outage and more kills; takes a quarter of an hour
+	KEYMUX_TEST_LONG=1 $(MAKE) test
 
 check: $(SETUP)  ## Lint, types, import direction
 	$(BIN)/ruff format --check .

@@ -30,9 +30,12 @@ def database(kind: str, folder: Path) -> Iterator[str]:
     if kind == "SQLite":
         yield f"sqlite:///{folder / 'shared.db'}"
         return
-    with ExitStack() as beside:
-        server = another_server() or beside.enter_context(running()).uri
-        yield beside.enter_context(database_on(server))
+    if another_server():
+        with database_on(another_server()) as found:
+            yield found
+    else:
+        with running() as server:  # it goes with all that is in it
+            yield f"{server.uri}/shared"
 
 
 class Host(GatewayProcess):

@@ -118,6 +118,7 @@ def _check_ledger(rows: list[ExchangeRow], load: Load, seen: list[Seen]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(90)
 def test_what_one_process_finds_out_all_go_by(
     sandbox: SandboxChild, address: str, tmp_path: Path
@@ -162,6 +163,7 @@ async def _until_all_died(host: Host, load: Load) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(150)
 def test_each_dead_key_gets_one_spare(sandbox: SandboxChild, address: str, tmp_path: Path) -> None:
     """A hundred keys die in four processes at once; each is replaced by one spare, once."""

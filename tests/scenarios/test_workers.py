@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from keymux.core.records import ExchangeRow, Outcome
 from keymux.sandbox.apart import SandboxChild
 from keymux.sandbox.behaviours import Slow
-from tests.scenarios.hosts import WAYS, Host, hosts, markers
+from tests.scenarios.hosts import STORES, WAYS, Host, database, hosts, markers
 from tests.scenarios.rig import Keys, config_of, key_id, pause
 from tests.scenarios.wire import OPENAI_PATH, Connection, chat, get, post
 
@@ -41,6 +41,22 @@ def host(sandbox: SandboxChild, tmp_path: Path) -> Iterator[Host]:
     config = config_of({"openhands": sandbox.url("openhands")}, workers=2)
     address = f"sqlite:///{tmp_path / 'shared.db'}"
     with hosts(tmp_path, 1, config, address, {"openhands": Keys(KEYS)}) as (running,):
+        yield running
+
+
+@pytest.fixture(params=STORES)
+def either_host(
+    request: pytest.FixtureRequest, sandbox: SandboxChild, tmp_path: Path
+) -> Iterator[Host]:
+    """The same on each kind of store; the upstream has forgotten what it saw before."""
+    sandbox.reset()
+    for key in KEYS:
+        sandbox.behave(key, Slow(0.02, 0.0))
+    config = config_of({"openhands": sandbox.url("openhands")}, workers=2)
+    with (
+        database(request.param, tmp_path) as address,
+        hosts(tmp_path, 1, config, address, {"openhands": Keys(KEYS)}) as (running,),
+    ):
         yield running
 
 
@@ -165,8 +181,9 @@ def _check_rows(rows: list[ExchangeRow], clients: Clients) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_thirty_killed_workers_lose_nothing(host: Host, sandbox: SandboxChild) -> None:
+def test_thirty_killed_workers_lose_nothing(either_host: Host, sandbox: SandboxChild) -> None:
     """T03: what they left is booked by their successors while the others go on undisturbed."""
+    host = either_host
     clients = Clients(host.port)
     spared = asyncio.run(_killing(host, clients))
     killed_at = time.monotonic()
