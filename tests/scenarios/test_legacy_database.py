@@ -139,12 +139,15 @@ def _legacy() -> Legacy:
     }
 
 
-SECRETS = {
-    secret
-    for documents in _legacy().values()
-    for document in documents
-    if (secret := document.get("apiKey") or document.get("password"))
-}
+def _secrets_in(documents: Legacy) -> set[str]:
+    """All upstream keys, backup keys and passwords of egress proxies."""
+    found = (
+        each.get("apiKey") or each.get("password") for those in documents.values() for each in those
+    )
+    return {secret for secret in found if secret}
+
+
+SECRETS = _secrets_in(_legacy())
 
 
 # -- the database ----------------------------------------------------------------------------------
@@ -491,7 +494,7 @@ def test_init_db_may_be_run_again(address: str, tmp_path: Path) -> None:
     second = _told(host, "init-db")
     after = _documents(address)
 
-    assert "made: collection exchanges, indexes on " in first
+    assert "made: collection exchanges" in first
     assert "made: hashes of 9 upstream keys in openhands_keys\n" in first
     assert second == "nothing to do: the store has everything\n"
     assert _state(address) == before
@@ -720,7 +723,7 @@ def test_what_cannot_be_sealed_is_named(address: str, tmp_path: Path, documents:
     sealing, status = host.run("secrets", "encrypt"), host.run("secrets", "status")
     (name,) = documents
 
-    assert not _clear(_dump(address)) or (
+    assert not _clear(_dump(address), SECRETS | _secrets_in(documents)) or (
         name in sealing.stderr and status.returncode == 1 and name in status.stderr
     )
 

@@ -198,7 +198,11 @@ def test_thirty_killed_workers_lose_nothing(either_host: Host, sandbox: SandboxC
     assert len(clients.settled) > 500
     assert sum(map(len, spared)) > KILLS
     _check_rows(rows, clients)
-    assert sent == attempts
+    begun_and_not_sent = attempts - sent  # killed in between
+    assert not sent - attempts
+    assert begun_and_not_sent.total() <= min(
+        KILLS, sum(row.outcome is Outcome.INTERRUPTED for row in rows)
+    )
     assert not list((host.folder / "journal").iterdir())
 
 

@@ -1,11 +1,13 @@
 """Whatever is cut off at any step is finished by whoever asks again, exactly once."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
 
 from keymux.stores.mongo import MongoStore
+from keymux.stores.mongo.booking import TURN_S
 from keymux.stores.port import Batch, StoreUnavailable, UsageQuery
 from tests.contract.records import (
     ACME,
@@ -58,7 +60,6 @@ def place(breakable: str) -> Iterator[str]:
 
 async def _filled(uri: str) -> MongoStore:
     store = MongoStore(uri, print)
-    store.ledger._step_by_step._at_work_s = 0.1  # nobody else is at work
     await store.prepare([ACME])
     await store.keys.add(ACME, [key("k1"), key("k2")], OPERATOR)
     await store.backups.add(ACME, [spare("b1"), spare("b2", NOON + 1)], OPERATOR)
@@ -75,6 +76,17 @@ async def _cut_off(
     await store.close()
 
 
+async def _counters_at_last(store: MongoStore) -> dict[str, tuple[int, int]]:
+    """Requests and tokens of each key, when everything was added that can be."""
+    store._booking._left_after_s = 0.0  # nobody else is at work
+    await asyncio.sleep(TURN_S)
+    await store.ledger.write(BATCH)
+    return {
+        record.id: (record.requests_count, record.tokens_used)
+        for record in await store.keys.load(ACME)
+    }
+
+
 @at_every_step
 @however
 async def test_a_batch_that_was_cut_off(place: str, step: int, how: dict[str, object]) -> None:
@@ -83,10 +95,7 @@ async def test_a_batch_that_was_cut_off(place: str, step: int, how: dict[str, ob
     await _cut_off(place, step, how, lambda it: it.ledger.write(BATCH))
     await store.ledger.write(BATCH)
     await store.ledger.write(BATCH)
-    counters = {
-        record.id: (record.requests_count, record.tokens_used)
-        for record in await store.keys.load(ACME)
-    }
+    counters = await _counters_at_last(store)
     (used,) = await store.ledger.usage(UsageQuery(by=()))
 
     assert counters == {"k1": (2, 300), "k2": (1, 0)}

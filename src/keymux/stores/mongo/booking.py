@@ -1,114 +1,168 @@
-"""Booking exchanges: rows are inserted once, and counted once.
+"""Booking exchanges: a row is inserted once, and counted once.
 
-With a transaction, rows and counts are inserted together; the counts are added to the keys later
-(`keymux.stores.mongo.pending`). What is there already is looked up before; a row that appears
-meanwhile is a duplicate, and all begins again.
+There is no transaction. One that a killed process leaves open would keep its rows and keys from
+everybody else until the server gives it up, which takes a minute. Instead rows come in *batches*:
 
-A standalone server has no transactions, so there rows are inserted with a *mark*, the name of their
-batch; the counters of a key are changed together with a note of the mark in the key; then the mark
-is taken from the rows, and from the keys. Wherever that is cut off, the next attempt to write one
-of the rows finds the mark and goes on: a key that has noted it was counted already. A mark of
-another process is left to that process for as long as it can be at work.
+1. The batch is announced: a document in `key_counts` with the ids of its rows.
+2. The rows are inserted, each with the name of its batch. A row that is there already belongs to
+   another batch, and stays as it is.
+3. The batch gets its counts: those of its own rows, and of no others.
+4. Somebody adds the counts to the keys, which remember the batch, and removes the document.
+
+Wherever that is cut off, the batch can be found and finished: by the same process before it writes
+again, by another one when nobody can be at work on it any more. Step 4 is one process's turn, for
+all, about once a second: if each changed the keys itself, the more processes there are the more
+often they would wait for each other.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from contextlib import suppress
 
 from keymux.core.records import ExchangeRow
 from keymux.ids import record_id
 from keymux.stores.mongo import counters
-from keymux.stores.mongo.counters import Counts
-from keymux.stores.mongo.database import Database, Session
-from keymux.stores.mongo.pending import Pending
+from keymux.stores.mongo.claims import MongoClaims
+from keymux.stores.mongo.counters import REMEMBERED, Counts
+from keymux.stores.mongo.database import Collection, Database
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import exchange_document, exchange_row
-from keymux.stores.mongo.writing import ids_in, insert_new, portions
-from keymux.stores.port import StoreUnavailable
+from keymux.stores.mongo.writing import insert_new, portions
+from keymux.stores.port import StoreUnavailable, StoreUnusable
 
 EXCHANGES = "exchanges"
-AT_WORK_S = 4.0
-_LOOK_EVERY_S = 0.05
+KEY_COUNTS = "key_counts"
+AT_WORK_S = 6.0
+"""For so long the process that announced a batch may be at work on it."""
+LEFT_AFTER_S = 2 * AT_WORK_S
+"""Then another process finishes it."""
+TURN_S = 1.0
+_AT_ONCE = REMEMBERED // 3
+"""Batches added in one go; far fewer than a key remembers, should all be added again."""
 
 
-async def book(
-    database: Database, pending: Pending, rows: Sequence[ExchangeRow], session: Session
-) -> None:
-    """Insert the rows that are not there, and their counts; within a transaction."""
-    collection = database.collection(EXCHANGES)
-    by_id = {row.id: row for row in rows}
-    known = await ids_in(collection, list(by_id), None)
-    fresh = [row for exchange_id, row in by_id.items() if exchange_id not in known]
-    await pending.put(counters.counted(fresh), session)
-    for portion in portions(fresh):
-        await insert_new(collection, [exchange_document(row) for row in portion], session)
-
-
-class StepByStep:
-    """Books on a server without transactions.
+class Booking:
+    """See above.
 
     Args:
         database: where.
-        reader: of rows that an earlier attempt has left.
-        at_work_s: how long the steps may take; a foreign mark that is older was left behind.
+        reader: of rows that a batch has left.
+        left_after_s: see `LEFT_AFTER_S`.
     """
 
-    def __init__(self, database: Database, reader: Reader, at_work_s: float = AT_WORK_S) -> None:
+    def __init__(
+        self, database: Database, reader: Reader, left_after_s: float = LEFT_AFTER_S
+    ) -> None:
         self._database = database
         self._reader = reader
-        self._at_work_s = at_work_s
-        self._own: set[str] = set()
+        self._left_after_s = left_after_s
         self._one_at_a_time = asyncio.Lock()
+        self._claims = MongoClaims(database)
+        self._name = record_id("adder")
+        self._next_turn = 0.0
+        self._unfinished: list[str] = []
 
+    # -- rows ----------------------------------------------------------------------------------
     async def book(self, rows: Sequence[ExchangeRow]) -> None:
-        """Insert the rows that are not there, and count all of them that nobody has counted."""
+        """Insert the rows that are not there, with their counts.
+
+        Raises:
+            StoreUnavailable: perhaps some of it was done; it may be repeated.
+            StoreUnusable: it can never work like this.
+        """
         async with self._one_at_a_time:
-            mark = record_id("batch")
-            self._own.add(mark)
-            fresh = await self._insert(rows, mark)
-            await self._finish(mark, counters.counted(fresh))
-            await self._finish_earlier({row.id for row in rows} - {row.id for row in fresh})
+            await self._database.run(lambda: self._book(rows))
 
-    async def _insert(self, rows: Sequence[ExchangeRow], mark: str) -> list[ExchangeRow]:
-        collection = self._database.collection(EXCHANGES)
-        by_id = {row.id: row for row in rows}
-        done: list[ExchangeRow] = []
-        for portion in portions(list(by_id.values())):
-            documents = [{**exchange_document(row), "uncounted": mark} for row in portion]
-            done += [by_id[one["_id"]] for one in await insert_new(collection, documents, None)]
-        return done
-
-    async def _finish(self, mark: str, counts: Counts) -> None:
-        """Count the rows of a mark, and take the mark away."""
+    async def _book(self, rows: Sequence[ExchangeRow]) -> None:
+        await self._finish_own()
+        batch, by_id = record_id("bat"), {row.id: row for row in rows}
         begun = time.monotonic()
-        await counters.add(self._database, counts, None, mark)
-        if time.monotonic() - begun > self._at_work_s:
+        self._unfinished.append(batch)
+        await self._announce(batch, list(by_id))
+        fresh: list[ExchangeRow] = []
+        for portion in portions(list(by_id.values())):
+            documents = [{**exchange_document(row), "batch": batch} for row in portion]
+            inserted = await insert_new(self._rows, documents, None)
+            fresh += [by_id[one["_id"]] for one in inserted]
+        if time.monotonic() - begun > AT_WORK_S:
             raise StoreUnavailable(f"{self._database.where}: the server takes too long to write")
-        rows = self._database.collection(EXCHANGES)
-        await rows.update_many({"uncounted": mark}, {"$unset": {"uncounted": True}})
-        await counters.unmark(self._database, counts, mark)
-        self._own.discard(mark)
+        await self._give_counts(batch, counters.counted(fresh))
+        self._unfinished.remove(batch)
 
-    # -- what was left -------------------------------------------------------------------------
-    async def _finish_earlier(self, ids: AbstractSet[str]) -> None:
-        """Count rows that an earlier attempt inserted and did not count."""
-        rows = self._database.collection(EXCHANGES)
-        marks: set[str] = set()
-        for portion in portions(sorted(ids)):
-            marks |= set(await rows.distinct("uncounted", {"_id": {"$in": list(portion)}}))
-        for mark in sorted(marks):
-            if mark in self._own or await self._was_left(mark):
-                documents = await rows.find({"uncounted": mark}).to_list()
-                found = self._reader.records(EXCHANGES, exchange_row, documents)
-                await self._finish(mark, counters.counted(found))
+    async def _announce(self, batch: str, ids: Sequence[str]) -> None:
+        """The time is the server's, whatever the hosts' clocks say."""
+        await self._batches.update_one(
+            {"_id": batch},
+            [{"$set": {"rows": {"$literal": list(ids)}, "begunAt": "$$NOW"}}],
+            upsert=True,
+        )
 
-    async def _was_left(self, mark: str) -> bool:
-        """Whether nobody takes a mark away for as long as anybody can be at work on it."""
-        rows = self._database.collection(EXCHANGES)
-        ends = time.monotonic() + 2 * self._at_work_s
-        while time.monotonic() < ends:
-            if await rows.find_one({"uncounted": mark}) is None:
-                return False
-            await asyncio.sleep(_LOOK_EVERY_S)
-        return True
+    async def _give_counts(self, batch: str, counts: Counts) -> None:
+        """Whoever comes first: the counts of a batch are never changed."""
+        await self._batches.update_one(
+            {"_id": batch, "counts": {"$exists": False}},
+            {"$set": {"counts": counters.documents_of(counts)}, "$unset": {"rows": True}},
+        )
+
+    async def _finish_own(self) -> None:
+        """Finish batches that this process could not."""
+        while self._unfinished:
+            await self._finish(self._unfinished[0])
+            del self._unfinished[0]
+
+    async def _finish(self, batch: str) -> None:
+        """Give a batch that was cut off the counts of its rows."""
+        announced = await self._batches.find_one({"_id": batch})
+        if announced is None or "counts" in announced:
+            return
+        rows: list[ExchangeRow] = []
+        for portion in portions(announced["rows"]):
+            wanted = {"_id": {"$in": list(portion)}, "batch": batch}
+            documents = await self._rows.find(wanted).to_list()
+            rows += self._reader.records(EXCHANGES, exchange_row, documents)
+        await self._give_counts(batch, counters.counted(rows))
+
+    # -- counts --------------------------------------------------------------------------------
+    async def add_in_turn(self) -> None:
+        """Add to the keys what is there, unless it is another's turn; if that fails, later."""
+        now = time.monotonic()
+        if now < self._next_turn:
+            return
+        self._next_turn = now + TURN_S
+        with suppress(StoreUnavailable, StoreUnusable):
+            if await self._claims.claim(KEY_COUNTS, self._name, 2 * TURN_S):
+                await self._database.run(self._finish_foreign)
+                await self._database.run(self._add)
+
+    async def add_before_reading(self) -> None:
+        """Add what is there, so that the keys show it; if that fails, they do not."""
+        with suppress(StoreUnavailable, StoreUnusable):
+            await self._database.run(self._add)
+
+    async def _add(self) -> None:
+        while True:
+            complete = {"counts": {"$exists": True}}
+            found = await self._batches.find(complete, sort=[("_id", 1)], limit=_AT_ONCE).to_list()
+            if found:
+                counts = {str(one["_id"]): counters.counts_of(one["counts"]) for one in found}
+                await counters.add(self._database, counts)
+                await self._batches.delete_many({"_id": {"$in": list(counts)}})
+            if len(found) < _AT_ONCE:
+                return
+
+    async def _finish_foreign(self) -> None:
+        """Finish batches that a process announced and did not live to complete."""
+        ends = {"$add": [{"$toLong": "$begunAt"}, round(self._left_after_s * 1000)]}
+        late = {"$lte": [ends, {"$toLong": "$$NOW"}]}
+        left = {"counts": {"$exists": False}, "$expr": late}
+        async for batch in self._batches.find(left, projection={"_id": True}):
+            await self._finish(str(batch["_id"]))
+
+    @property
+    def _rows(self) -> Collection:
+        return self._database.collection(EXCHANGES)
+
+    @property
+    def _batches(self) -> Collection:
+        return self._database.collection(KEY_COUNTS)

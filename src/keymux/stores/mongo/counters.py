@@ -1,15 +1,22 @@
-"""What exchanges add to the counters of the keys that were used."""
+"""What exchanges add to the counters of the keys that were used.
 
-from collections.abc import Iterable
+Counts come in batches, and each key remembers the last batches that it was given. So a batch may be
+added again by whoever does not know whether that was done: it counts once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 from pymongo import UpdateOne
 
 from keymux.core.records import ExchangeRow
-from keymux.stores.mongo.database import Database, Session, collection_name
-from keymux.stores.mongo.fields import any_named, date, named
+from keymux.stores.mongo.database import Database, Stored, collection_name
+from keymux.stores.mongo.fields import date, named, number
 from keymux.stores.port import StoreUnusable
+
+REMEMBERED = 60
+"""Batches that a key remembers."""
 
 
 class Count(Struct):
@@ -20,7 +27,7 @@ class Count(Struct):
     last_used_at: int = 0
 
 
-Counts = dict[str, dict[str, Count]]
+Counts = dict[tuple[str, str], Count]
 """By provider and key."""
 
 
@@ -29,59 +36,75 @@ def counted(rows: Iterable[ExchangeRow]) -> Counts:
     counts: Counts = {}
     for row in rows:
         for attempt in row.attempts:
-            count = counts.setdefault(attempt.provider, {}).setdefault(attempt.key, Count())
+            count = counts.setdefault((attempt.provider, attempt.key), Count())
             count.requests += 1
             count.last_used_at = max(count.last_used_at, row.at + attempt.started_ms)
         if row.key:
-            count = counts.setdefault(row.provider, {}).setdefault(row.key, Count())
-            count.tokens += row.usage.total
+            counts.setdefault((row.provider, row.key), Count()).tokens += row.usage.total
     return counts
 
 
-async def add(database: Database, counts: Counts, session: Session, mark: str = "") -> None:
-    """Add counts to the keys that are there.
+def documents_of(counts: Counts) -> list[Stored]:
+    """Counts as they are stored."""
+    return [
+        {
+            "provider": provider,
+            "key": key,
+            "requests": count.requests,
+            "tokens": count.tokens,
+            "lastUsedAt": count.last_used_at,
+        }
+        for (provider, key), count in counts.items()
+    ]
+
+
+def counts_of(documents: Iterable[Stored]) -> Counts:
+    """The counts that are stored."""
+    return {
+        (str(one["provider"]), str(one["key"])): Count(
+            number(one, "requests"), number(one, "tokens"), number(one, "lastUsedAt")
+        )
+        for one in documents
+    }
+
+
+async def add(database: Database, batches: Mapping[str, Counts]) -> None:
+    """Add batches to the keys that are there; those that a key was given before are passed over.
 
     Args:
         database: where they are.
-        counts: to be added.
-        session: the transaction.
-        mark: written into each key; one that has it already is left alone.
+        batches: counts by the name of their batch, fewer than a key remembers.
     """
-    for provider, keys in sorted(counts.items()):
+    found: dict[str, dict[str, list[tuple[str, Count]]]] = {}
+    for batch, counts in batches.items():
+        for (provider, key), count in counts.items():
+            found.setdefault(provider, {}).setdefault(key, []).append((batch, count))
+    for provider, keys in sorted(found.items()):
         try:
             name = collection_name(provider, "keys")
         except StoreUnusable:
             continue  # from a config of long ago
-        updates = [UpdateOne(_found(key, mark), [_added(keys[key], mark)]) for key in sorted(keys)]
-        await database.collection(name).bulk_write(updates, ordered=False, session=session)
+        updates = [UpdateOne(named(key), _added(keys[key])) for key in sorted(keys)]
+        await database.collection(name).bulk_write(updates, ordered=False)
 
 
-async def unmark(database: Database, counts: Counts, mark: str) -> None:
-    """Take a mark away from keys."""
-    for provider, keys in counts.items():
-        try:
-            name = collection_name(provider, "keys")
-        except StoreUnusable:
-            continue
-        marked = {**any_named(keys), "counting": mark}
-        await database.collection(name).update_many(marked, {"$pull": {"counting": mark}})
+def _added(given: Sequence[tuple[str, Count]]) -> list[dict[str, Any]]:
+    """A pipeline, one stage for each batch."""
+    return [{"$set": _unless_known(batch, count)} for batch, count in given]
 
 
-def _found(key: str, mark: str) -> dict[str, Any]:
-    return {**named(key), "counting": {"$ne": mark}} if mark else named(key)
-
-
-def _added(count: Count, mark: str) -> dict[str, Any]:
+def _unless_known(batch: str, count: Count) -> dict[str, Any]:
+    batches = {"$ifNull": ["$counting", []]}
     changed: dict[str, Any] = {
         "requestsCount": _sum("$requestsCount", count.requests),
         "tokensUsed": _sum("$tokensUsed", count.tokens),
+        "counting": {"$slice": [{"$concatArrays": [batches, [batch]]}, -REMEMBERED]},
     }
     if count.last_used_at:
         # in the order of types a date comes after a number and a text
         changed["lastUsedAt"] = {"$max": ["$lastUsedAt", date(count.last_used_at)]}
-    if mark:
-        changed["counting"] = {"$concatArrays": [{"$ifNull": ["$counting", []]}, [mark]]}
-    return {"$set": changed}
+    is_known = {"$in": [batch, batches]}
+    return {field: {"$cond": [is_known, f"${field}", then]} for field, then in changed.items()}
 
 
 def _sum(field: str, more: int) -> dict[str, Any]:

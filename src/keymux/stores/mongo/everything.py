@@ -7,7 +7,7 @@ from typing import Any
 from pymongo import UpdateOne
 
 from keymux.core.records import BackupKeyRecord, ClientKeyRecord, ExchangeRow, KeyRecord
-from keymux.stores.mongo.booking import EXCHANGES
+from keymux.stores.mongo.booking import EXCHANGES, Booking
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import (
     backup_document,
@@ -22,7 +22,6 @@ from keymux.stores.mongo.documents import (
 )
 from keymux.stores.mongo.fields import date
 from keymux.stores.mongo.layout import META
-from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.rows import audit_row, exchange_document, exchange_row
 from keymux.stores.mongo.schema import SCHEMA_VERSION
@@ -37,10 +36,10 @@ _MARK = "migration"
 class MongoEverything:
     """See `keymux.stores.moving.Target`."""
 
-    def __init__(self, database: Database, reader: Reader, pending: Pending) -> None:
+    def __init__(self, database: Database, reader: Reader, booking: Booking) -> None:
         self._database = database
         self._reader = reader
-        self._pending = pending
+        self._booking = booking
 
     async def providers(self) -> list[str]:
         """Those that have records here.
@@ -56,7 +55,7 @@ class MongoEverything:
             listed = self._database.collection(PROVIDERS).find(projection={"_id": True})
             return sorted([str(one["_id"]) async for one in listed])
 
-        await self._pending.add_before_reading()
+        await self._booking.add_before_reading()
         return await self._database.run(work)
 
     async def count(self, part: Part) -> int:

@@ -10,10 +10,10 @@ from pymongo import UpdateOne
 from keymux.core.health import Event
 from keymux.core.records import KeyRecord
 from keymux.stores.mongo import audit
+from keymux.stores.mongo.booking import Booking
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
 from keymux.stores.mongo.fields import any_named, named
-from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
@@ -36,21 +36,21 @@ def now_ms() -> int:
 class MongoKeys:
     """See `keymux.stores.port.Keys`."""
 
-    def __init__(self, database: Database, reader: Reader, pending: Pending) -> None:
+    def __init__(self, database: Database, reader: Reader, booking: Booking) -> None:
         self._database = database
         self._reader = reader
-        self._pending = pending
+        self._booking = booking
 
     async def load(self, provider: str) -> list[KeyRecord]:
         """All of them, oldest first; of several documents with one secret the oldest."""
         name = collection_name(provider, "keys")
 
         async def work() -> list[KeyRecord]:
-            documents = await self._database.collection(name).find().to_list()
-            found = self._reader.records(name, key_record, documents)
+            wanted = self._database.collection(name).find(projection={"counting": False})
+            found = self._reader.records(name, key_record, await wanted.to_list())
             return self._each_secret_once(name, sorted(found, key=_age))
 
-        await self._pending.add_before_reading()
+        await self._booking.add_before_reading()
         return await self._database.run(work)
 
     def _each_secret_once(self, name: str, records: Iterable[KeyRecord]) -> list[KeyRecord]:
@@ -72,7 +72,7 @@ class MongoKeys:
             found = await find(self._database, self._reader, provider, key_id)
             return None if found is None else found[0]
 
-        await self._pending.add_before_reading()
+        await self._booking.add_before_reading()
         return await self._database.run(work)
 
     async def find_some(self, provider: str, key_ids: Collection[str]) -> list[KeyRecord]:

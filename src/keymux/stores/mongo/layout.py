@@ -11,11 +11,10 @@ from msgspec import Struct
 from pymongo import ASCENDING, DESCENDING
 
 from keymux.stores.mongo.audit import AUDIT
-from keymux.stores.mongo.booking import EXCHANGES
+from keymux.stores.mongo.booking import EXCHANGES, KEY_COUNTS
 from keymux.stores.mongo.claims import CLAIMS, KEPT_S
 from keymux.stores.mongo.clients import CLIENTS
 from keymux.stores.mongo.database import collection_name
-from keymux.stores.mongo.pending import KEY_COUNTS
 from keymux.stores.mongo.transitions import PROVIDERS
 from keymux.stores.port import StoreUnusable
 
@@ -24,7 +23,7 @@ META = "keymux_meta"
 OURS = {
     AUDIT: ("seq", "action"),
     CLAIMS: ("owner", "until"),
-    KEY_COUNTS: ("counts",),
+    KEY_COUNTS: ("begunAt",),
     EXCHANGES: ("caller", "outcome"),
     CLIENTS: ("keyHash",),
     PROVIDERS: ("generation",),
@@ -38,13 +37,11 @@ class Index(Struct, frozen=True):
     Attributes:
         fields: in their order; one that begins with ``-`` is descending.
         unique: the type of values of which none may be there twice, empty for any number of them.
-        sparse: documents without the field are not in it.
         ends_s: documents are deleted so many seconds after the time in the field.
     """
 
     fields: tuple[str, ...]
     unique: str = ""
-    sparse: bool = False
     ends_s: int | None = None
 
     @property
@@ -58,8 +55,6 @@ class Index(Struct, frozen=True):
     @property
     def options(self) -> dict[str, Any]:
         """How it is made."""
-        if self.sparse:
-            return {"sparse": True}
         if self.ends_s is not None:
             return {"expireAfterSeconds": self.ends_s}
         if not self.unique:
@@ -79,7 +74,7 @@ SHARED: Layout = {
     META: (),
     PROVIDERS: (),
     CLIENTS: (_HASH,),
-    EXCHANGES: (Index(("uncounted",), sparse=True),),
+    EXCHANGES: (),
     AUDIT: (Index(("seq",), unique="number"),),
     CLAIMS: (Index(("until",), ends_s=KEPT_S),),
     KEY_COUNTS: (),

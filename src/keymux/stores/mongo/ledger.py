@@ -1,13 +1,9 @@
 """The ledger: settled exchanges, and the health that is written with them."""
 
-from collections.abc import Sequence
-from functools import partial
-
 from keymux.core.records import ExchangeRow, UsageLine
-from keymux.stores.mongo import booking, transitions
-from keymux.stores.mongo.booking import EXCHANGES, StepByStep
-from keymux.stores.mongo.database import Database, Session
-from keymux.stores.mongo.pending import Pending
+from keymux.stores.mongo import transitions
+from keymux.stores.mongo.booking import EXCHANGES, Booking
+from keymux.stores.mongo.database import Database
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import exchange_row
 from keymux.stores.mongo.usage import usage
@@ -17,11 +13,10 @@ from keymux.stores.port import Batch, UsageQuery
 class MongoLedger:
     """See `keymux.stores.port.Ledger`."""
 
-    def __init__(self, database: Database, reader: Reader, pending: Pending) -> None:
+    def __init__(self, database: Database, reader: Reader, booking: Booking) -> None:
         self._database = database
         self._reader = reader
-        self._pending = pending
-        self._step_by_step = StepByStep(database, reader)
+        self._booking = booking
 
     async def write(self, batch: Batch) -> None:
         """Write a batch; what is there already is left alone.
@@ -33,14 +28,8 @@ class MongoLedger:
                 lambda: transitions.apply(self._database, self._reader, batch.transitions)
             )
         if batch.rows:
-            await self._database.transact(partial(self._book, batch.rows))
-            await self._pending.add_in_turn()
-
-    async def _book(self, rows: Sequence[ExchangeRow], session: Session) -> None:
-        if session is None:
-            await self._step_by_step.book(rows)
-        else:
-            await booking.book(self._database, self._pending, rows, session)
+            await self._booking.book(batch.rows)
+            await self._booking.add_in_turn()
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""

@@ -6,6 +6,7 @@ from keymux.core.records import ProviderState
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.audit import MongoAudit
 from keymux.stores.mongo.backups import MongoBackupKeys
+from keymux.stores.mongo.booking import Booking
 from keymux.stores.mongo.claims import MongoClaims
 from keymux.stores.mongo.clients import MongoClientKeys
 from keymux.stores.mongo.database import PATIENCE_S, Database, Session
@@ -13,7 +14,6 @@ from keymux.stores.mongo.documents import provider_fields, provider_state
 from keymux.stores.mongo.everything import MongoEverything
 from keymux.stores.mongo.keys import MongoKeys, now_ms
 from keymux.stores.mongo.ledger import MongoLedger
-from keymux.stores.mongo.pending import Pending
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.schema import Schema
 from keymux.stores.mongo.secrets import MongoAnswers, MongoSecrets
@@ -46,13 +46,13 @@ class MongoStore:
         self.secrets = MongoSecrets(self._database)
         self._tell = tell
         self._reader = Reader(tell, self.vault)
-        self._pending = Pending(self._database)
-        self.everything = MongoEverything(self._database, self._reader, self._pending)
+        self._booking = Booking(self._database, self._reader)
+        self.everything = MongoEverything(self._database, self._reader, self._booking)
         self._schema = Schema(self._database, self._reader)
-        self.keys = MongoKeys(self._database, self._reader, self._pending)
+        self.keys = MongoKeys(self._database, self._reader, self._booking)
         self.backups = MongoBackupKeys(self._database, self._reader)
         self.clients = MongoClientKeys(self._database, self._reader)
-        self.ledger = MongoLedger(self._database, self._reader, self._pending)
+        self.ledger = MongoLedger(self._database, self._reader, self._booking)
         self.audit = MongoAudit(self._database, self._reader)
         self.claims = MongoClaims(self._database)
 
