@@ -659,7 +659,7 @@ def test_a_document_of_wrong_types_is_left_out(
 
     assert statuses == [200] * 12
     assert not secrets & {one.key for one in sandbox.seen}
-    assert told == {
+    assert {text for text in told if "are kept and not used" not in text} == {
         f"openhands_keys: the document {each['_id']!r} is left out: "
         f"its field {field} is missing or of the wrong type"
         for each, field in zip(WRONG, FIELDS, strict=True)
@@ -668,18 +668,16 @@ def test_a_document_of_wrong_types_is_left_out(
     assert all(after[each["_id"]].items() >= each.items() for each in WRONG)
 
 
-# -- what does not hold yet ------------------------------------------------------------------------
-@pytest.mark.xfail(strict=True, reason="a list of texts counts as a text to the server's $type")
+# -- odd documents ---------------------------------------------------------------------------------
 def test_a_list_for_a_secret_is_left_out(address: str, tmp_path: Path) -> None:
     """It stops neither a start nor a command."""
     _insert(address, {"openhands_keys": [{"_id": "wrong-5", "apiKey": [_secret("wrong-5")]}]})
-    done = _host(tmp_path, address, _config(None)).run("init-db")
+    done = _host(tmp_path, address, _config(None)).run("keys", "list", "openhands")
 
     assert done.returncode == 0
     assert "openhands_keys: the document 'wrong-5' is left out: its field apiKey " in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="usedFor is not looked at when a dead key is to be replaced")
 def test_a_key_that_was_replaced_before_keymux_is_not_replaced_again(
     address: str, sandbox: SandboxThread, tmp_path: Path
 ) -> None:
@@ -706,7 +704,6 @@ NOT_SEALED: list[Legacy] = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="what keymux does not use is passed over in silence")
 @pytest.mark.parametrize(
     "documents",
     NOT_SEALED,
@@ -728,9 +725,6 @@ def test_what_cannot_be_sealed_is_named(address: str, tmp_path: Path, documents:
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="$inc refuses what is no number, and the ledger stands still"
-)
 def test_a_field_of_others_that_is_called_like_one_of_ours(
     address: str, sandbox: SandboxThread, tmp_path: Path
 ) -> None:
@@ -746,7 +740,6 @@ def test_a_field_of_others_that_is_called_like_one_of_ours(
     assert len(after["exchanges"]) == 12
 
 
-@pytest.mark.xfail(strict=True, reason="the version is taken for a number, whatever it is")
 def test_a_schema_of_others_is_refused(address: str, tmp_path: Path) -> None:
     """In words, and not with a traceback."""
     _insert(address, {"keymux_meta": [{"_id": "schema", "version": "one"}]})

@@ -159,6 +159,7 @@ class _Meddled:
         self._done = False
         self.collections, self.load = secrets.collections, secrets.load
         self.wipe, self.audit = secrets.wipe, secrets.audit
+        self.passed_over = secrets.passed_over
 
     async def replace(self, changes: Sequence[Change]) -> int:
         """Somebody was faster."""

@@ -9,7 +9,7 @@ from keymux.stores.mongo.database import Database, Session, Stored, collection_n
 from keymux.stores.mongo.documents import backup_document, backup_record
 from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.keys import now_ms
-from keymux.stores.mongo.promotion import UNUSED, Promoter
+from keymux.stores.mongo.promotion import UNUSED, USED, Promoter
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
@@ -20,7 +20,6 @@ from keymux.stores.mongo.writing import (
 )
 from keymux.stores.port import NoSuchRecord
 
-_USED = {"isUsed": {"$in": [True, 1]}}
 _FREE = {"isUsed": False, "activated": False, "usedFor": None, "usedAt": None}
 
 
@@ -48,7 +47,7 @@ class MongoBackupKeys:
         collection = self._database.collection(collection_name(provider, "backup_keys"))
 
         async def work() -> tuple[int, int]:
-            return await collection.count_documents(UNUSED), await collection.count_documents(_USED)
+            return await collection.count_documents(UNUSED), await collection.count_documents(USED)
 
         return await self._database.run(work)
 

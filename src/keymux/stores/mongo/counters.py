@@ -96,8 +96,8 @@ def _added(given: Sequence[tuple[str, Count]]) -> list[dict[str, Any]]:
 def _unless_known(batch: str, count: Count) -> dict[str, Any]:
     batches = {"$ifNull": ["$counting", []]}
     changed: dict[str, Any] = {
-        "requestsCount": _sum("$requestsCount", count.requests),
-        "tokensUsed": _sum("$tokensUsed", count.tokens),
+        "requestsCount": raised("$requestsCount", count.requests),
+        "tokensUsed": raised("$tokensUsed", count.tokens),
         "counting": {"$slice": [{"$concatArrays": [batches, [batch]]}, -REMEMBERED]},
     }
     if count.last_used_at:
@@ -107,7 +107,7 @@ def _unless_known(batch: str, count: Count) -> dict[str, Any]:
     return {field: {"$cond": [is_known, f"${field}", then]} for field, then in changed.items()}
 
 
-def _sum(field: str, more: int) -> dict[str, Any]:
+def raised(field: str, more: int) -> dict[str, Any]:
     """A field and more; one that is no number was written by somebody else and is left alone."""
     known = {"$ifNull": [field, 0]}
     return {"$cond": [{"$isNumber": known}, {"$add": [known, more]}, field]}

@@ -9,7 +9,7 @@ from keymux.stores.mongo.documents import read_secret
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.troubles import is_duplicate
 
-_LACKING = {"keyHash": None, "apiKey": {"$type": "string"}}
+_LACKING = {"keyHash": None, "apiKey": {"$type": "string", "$not": {"$type": "array"}}}
 
 
 async def lacks_hashes(collection: Collection) -> bool:

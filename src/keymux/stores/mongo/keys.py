@@ -184,8 +184,14 @@ def state_update(document: Stored, record: KeyRecord, resealed: Mapping[str, str
         resealed: a secret that is sealed on this occasion, by its field.
     """
     unchanged = as_found(document, "revision", "status", "generation", *resealed)
-    changed = {**state_fields(record), **resealed}
-    return UpdateOne(unchanged, {"$set": changed, "$inc": {"revision": 1}})
+    revision = document.get("revision")
+    changed = {
+        **state_fields(record),
+        **resealed,
+        # what is no number was written by somebody else
+        "revision": revision + 1 if isinstance(revision, int | float) else 1,
+    }
+    return UpdateOne(unchanged, {"$set": changed})
 
 
 async def insert(

@@ -15,14 +15,15 @@ from pymongo.errors import DuplicateKeyError
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
-from keymux.stores.mongo import audit, keys
+from keymux.stores.mongo import audit, counters, keys
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
-from keymux.stores.mongo.fields import date, moment, name_of, number
+from keymux.stores.mongo.fields import date, moment, name_of, named, number
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import as_found, insert_new
 
 UNUSED = {"isUsed": {"$nin": [True, 1]}}
+USED = {"isUsed": {"$in": [True, 1]}}
 _AGE = [("createdAt", ASCENDING), ("_id", ASCENDING)]
 _FEW = 10
 _KEEPER = "keymux"
@@ -69,6 +70,10 @@ class Promoter:
             return record.replaced_by
         claim = _claim(record, number(document, "replacements"))
         death = _Death(provider, record, document, claim, *when)
+        if "replacements" not in document and (heir := await self._earlier_heir(death)):
+            await self._mark_the_dead(death, heir)
+            await self._audit(death, heir)
+            return heir
         while (spare := await self._claimed(death)) is not None:
             spare_id, backup = spare
             key_id = await self._joined(death, spare_id, backup)
@@ -77,6 +82,18 @@ class Promoter:
                 await self._audit(death, key_id)
                 return key_id
             await self._pass_over(death, spare_id)
+        return None
+
+    async def _earlier_heir(self, death: _Death) -> str | None:
+        """The key that took over before there was keymux, as the spares tell; None without one."""
+        spares = self._database.collection(collection_name(death.provider, "backup_keys"))
+        pool = self._database.collection(collection_name(death.provider, "keys"))
+        used = {**named(death.record.id, "usedFor"), **USED, "claim": None}
+        async for spare in spares.find(used):
+            if digest := spare.get("keyHash"):
+                heir = await pool.find_one({"keyHash": digest}, projection={"_id": True})
+                if heir is not None and heir["_id"] != death.document["_id"]:
+                    return name_of(heir)
         return None
 
     # -- the spare -----------------------------------------------------------------------------
@@ -152,13 +169,13 @@ class Promoter:
     # -- the dead key --------------------------------------------------------------------------
     async def _mark_the_dead(self, death: _Death, key_id: str) -> None:
         pool = self._database.collection(collection_name(death.provider, "keys"))
-        await pool.update_one(
-            as_found(death.document, "replacements"),
-            {
-                "$set": {"replacedBy": key_id, "updatedAt": date(death.at)},
-                "$inc": {"replacements": 1, "revision": 1},
-            },
-        )
+        marked = {
+            "replacedBy": {"$literal": key_id},
+            "updatedAt": date(death.at),
+            "replacements": number(death.document, "replacements") + 1,
+            "revision": counters.raised("$revision", 1),
+        }
+        await pool.update_one(as_found(death.document, "replacements"), [{"$set": marked}])
 
     async def _audit(self, death: _Death, key_id: str) -> None:
         promoted = audit.Entry(

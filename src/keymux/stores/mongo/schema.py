@@ -16,6 +16,7 @@ from keymux.core.records import ProviderState
 from keymux.ids import record_id
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import provider_fields
+from keymux.stores.mongo.fields import WrongField, number
 from keymux.stores.mongo.hashes import add_hashes, lacks_hashes
 from keymux.stores.mongo.keys import now_ms
 from keymux.stores.mongo.layout import META, OURS, Index, layout
@@ -106,7 +107,15 @@ class Schema:
 
     async def _version(self) -> int:
         found = await self._database.collection(META).find_one({"_id": "schema"})
-        version = int(found["version"]) if found else 0
+        try:
+            version = number(found, "version") if found else 0
+        except WrongField:
+            version = 0
+        if found and not version:
+            raise StoreUnusable(
+                f"{self._database.where}: {META} is something else's: the version of the schema in "
+                "it is no number; nothing was changed"
+            )
         if version > SCHEMA_VERSION:
             raise StoreUnusable(
                 f"{self._database.where} has schema {version}, this keymux knows {SCHEMA_VERSION}: "

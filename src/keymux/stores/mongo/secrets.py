@@ -8,7 +8,7 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from keymux.stores.mongo import audit
-from keymux.stores.mongo.database import Database, Session, collection_name
+from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.layout import META
 from keymux.stores.mongo.transitions import PROVIDERS
@@ -17,6 +17,7 @@ from keymux.stores.sealing.vault import Place, key_id_of
 
 _PREFIX = "key/"
 _FIRST = "first_key"
+_ENDINGS = tuple(f"_{kind}" for kind in OF_PROVIDERS)
 
 
 class MongoAnswers:
@@ -83,31 +84,53 @@ class MongoSecrets:
         self._database = database
 
     async def collections(self) -> list[str]:
-        """Those that hold secrets."""
+        """Those that hold secrets, also of providers that no config names."""
 
         async def work() -> list[str]:
             listed = self._database.collection(PROVIDERS).find(projection={"_id": True})
             names = sorted([str(one["_id"]) async for one in listed])
             own = [collection_name(name, kind) for name in names for kind in OF_PROVIDERS]
-            return [*own, *SHARED]
+            every = sorted(await self._database.database.list_collection_names())
+            others = [name for name in every if name not in own and await self._has_keys(name)]
+            return [*own, *others, *SHARED]
 
         return await self._database.run(work)
+
+    async def _has_keys(self, name: str) -> bool:
+        if not name.endswith(_ENDINGS) or name in SHARED:
+            return False
+        wanted = {"apiKey": {"$type": "string"}}
+        return await self._database.collection(name).find_one(wanted) is not None
 
     async def load(self, collection: str) -> list[Secret]:
-        """The secrets of one, but for documents whose id keymux does not use."""
+        """The secrets of one, but for documents that keymux does not use."""
         field = SHARED.get(collection, "apiKey")
+        return [
+            Secret(Place(collection, str(one["_id"]), field), one[field])
+            for one in await self._documents(collection, field)
+            if _is_ours(one, field)
+        ]
 
-        async def work() -> list[Secret]:
-            found = self._database.collection(collection).find(
-                {field: {"$type": "string"}}, projection={field: True}
+    async def passed_over(self, collection: str) -> list[str]:
+        """Documents that have a secret and are not used, a line each."""
+        field = SHARED.get(collection, "apiKey")
+        return [
+            f"{collection}: the document {one['_id']!r} is not used, its {field} left as it is: "
+            "the _id must be a text or an ObjectId, the secret a text"
+            for one in await self._documents(collection, field)
+            if not _is_ours(one, field)
+        ]
+
+    async def _documents(self, collection: str, field: str) -> list[Stored]:
+        """Those with a text, or a list of texts, in a field."""
+        wanted = {field: {"$type": "string"}}
+        return await self._database.run(
+            lambda: (
+                self._database.collection(collection)
+                .find(wanted, projection={field: True})
+                .to_list()
             )
-            return [
-                Secret(Place(collection, str(one["_id"]), field), one[field])
-                async for one in found
-                if isinstance(one["_id"], str | ObjectId)
-            ]
-
-        return await self._database.run(work)
+        )
 
     async def replace(self, changes: Sequence[Change]) -> int:
         """Store secrets otherwise; gives how many were as they should be before."""
@@ -138,6 +161,10 @@ class MongoSecrets:
     async def audit(self, action: str, subject: str, actor: str) -> None:
         """Write down what an operator did."""
         await _audit(self._database, action, subject, actor)
+
+
+def _is_ours(document: Stored, field: str) -> bool:
+    return isinstance(document["_id"], str | ObjectId) and isinstance(document[field], str)
 
 
 async def _audit(database: Database, action: str, subject: str, actor: str) -> None:

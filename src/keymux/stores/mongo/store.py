@@ -67,6 +67,10 @@ class MongoStore:
         await unlock(self.vault, self.answers, self.secrets, self._tell)
         for provider in providers:
             await self.backups.finish_promotions(provider)
+        for name, count in (await self.everything.left_behind(providers)).items():
+            self._reader.tell(
+                f"{name}: {count} documents are kept and not used: requests go out directly"
+            )
         return done
 
     async def provider_state(self, provider: str) -> ProviderState:

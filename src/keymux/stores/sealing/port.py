@@ -62,6 +62,9 @@ class Secrets(Protocol):
     async def load(self, collection: str) -> list[Secret]:
         """The secrets of one."""
 
+    async def passed_over(self, collection: str) -> list[str]:
+        """What has a secret there and cannot be used, a line each, without the secret."""
+
     async def replace(self, changes: Sequence[Change]) -> int:
         """Store secrets otherwise; gives how many were as they should be before."""
 

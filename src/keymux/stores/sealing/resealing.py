@@ -55,8 +55,9 @@ async def tally(vault: Vault, secrets: Secrets) -> list[Tally]:
         stored = [secret for secret in await secrets.load(collection) if secret.stored]
         kinds = Counter(key_id_of(secret.stored) for secret in stored)
         plain = kinds.pop("", 0)
-        broken = tuple(why for secret in stored if (why := _trouble(vault, secret)))
-        found.append(Tally(collection, dict(kinds), plain, broken))
+        broken = [why for secret in stored if (why := _trouble(vault, secret))]
+        broken += await secrets.passed_over(collection)
+        found.append(Tally(collection, dict(kinds), plain, tuple(broken)))
     return found
 
 
@@ -78,6 +79,7 @@ async def reseal(vault: Vault, secrets: Secrets, told: Progress) -> Resealed:
     if ring is None:
         raise StoreUnavailable("the key ring is not there")
     for collection in await secrets.collections():
+        broken.update(dict.fromkeys(await secrets.passed_over(collection)))
         for _ in range(_ROUNDS):
             wanted = [
                 secret

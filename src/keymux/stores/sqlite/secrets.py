@@ -75,6 +75,10 @@ class SqliteSecrets:
         """The secrets of one."""
         return await self._database.run(lambda connection: list(_secrets(connection, collection)))
 
+    async def passed_over(self, collection: str) -> list[str]:  # noqa: ARG002 -- as the port has it
+        """Nothing: the tables take no other records."""
+        return []
+
     async def replace(self, changes: Sequence[Change]) -> int:
         """Store secrets otherwise; gives how many were as they should be before."""
 
