@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import measure
 import payload
 import peers
+import rigs
 from measure import CONNECTIONS, Sample, Spread
 from msgspec import Struct
 from processes import pause
@@ -16,6 +17,7 @@ from stage import Compared, Round, Stage, added, of_floor, of_subject, others, r
 PLAIN, HTTP1, HTTP2 = "plain", "tls_http1", "tls_http2"
 STREAMS, RAMP_S, EVENTS, GAP_MS = 200, 2.0, 100, 20
 CAUGHT_UP_S = 10.0
+STORE_RATE = 1_000
 
 Figure = Callable[[Sample], float]
 
@@ -181,6 +183,43 @@ def latency(stage: Stage, compared: Compared) -> Iterator[Line]:
     for name, limit in (("p50", 1.0), ("p99", 5.0)):
         more = _added(f"latency {name} at {rate:,.0f}/s", found, 0, f"{name}_ms")
         yield at_most(more.line, more.compared, limit, " ms")
+
+
+# -- MongoDB -----------------------------------------------------------------------------------
+def mongodb(stage: Stage, compared: Compared) -> Iterator[Line]:
+    """CPU and latency with the ledger in MongoDB against SQLite, in turn, at the same pace."""
+    sqlite = _keymux(stage, compared, PLAIN)
+
+    def take(subject: Subject) -> Sample:
+        return measure.paced(stage.yard, subject, rate=STORE_RATE, seconds=4)
+
+    with (
+        rigs.mongodb(stage.yard) as store,
+        rigs.gateway(stage.yard, "on-mongodb", targets(compared.behind), store=store) as gateway,
+    ):
+        other = Subject("keymux on MongoDB", gateway.program, gateway.port, sqlite.body)
+        take(other)  # connections and pools are made
+        found = rounds(stage, f"{STORE_RATE:,} requests a second", take, sqlite, [other])
+    what = f"CPU for one exchange at {STORE_RATE:,}/s"
+    cost = Spread.of([one.subjects[0].cpu_us / one.floor(_cpu) for one in found])
+    line = Line(
+        f"{what}, on MongoDB",
+        middle(of_subject(found, 0, _cpu), ",.1f", " us"),
+        compared=spread(cost, ".2f", "x") + " SQLite",
+        others=others(found),
+        figures={"ratio": cost, "sqlite_us": of_floor(found, _cpu)},
+    )
+    yield at_most(line, cost.median, 1.05, "x")
+    for name in ("p50_ms", "p99_ms"):
+        more = added(found, 0, _figure(name))
+        line = Line(
+            f"latency {name[:3]} at {STORE_RATE:,}/s, on MongoDB",
+            middle(of_subject(found, 0, _figure(name)), ".2f", " ms"),
+            compared=spread(more, "+.2f", " ms") + " to SQLite",
+            others=others(found),
+            figures={"added": more},
+        )
+        yield line
 
 
 # -- LiteLLM -----------------------------------------------------------------------------------

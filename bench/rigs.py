@@ -17,10 +17,13 @@ from tools import LOAD
 
 from keymux.core.records import ClientKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
+from keymux.stores.mongo import MongoStore
+from keymux.stores.port import Store
 from keymux.stores.sqlite import SqliteStore
 
 CLIENT_KEY = "km-" + "c" * 40
 PYTHON = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "python"
+SECANTUS = PYTHON.with_name("secantusd-py")
 KEYS = 10
 PRICE = {"input": 3.0, "output": 15.0, "cache_read": 0.3}
 
@@ -156,17 +159,23 @@ class Target(Struct, frozen=True):
 
 @contextmanager
 def gateway(
-    yard: Yard, name: str, targets: Mapping[str, Target], *, keys: int = KEYS
+    yard: Yard, name: str, targets: Mapping[str, Target], *, keys: int = KEYS, store: str = ""
 ) -> Iterator[Gateway]:
-    """The shipped program with its default settings: ledger in SQLite, log in a file."""
+    """The shipped program with its default settings: ledger in SQLite, log in a file.
+
+    Args:
+        yard: where it is.
+        name: of its folder.
+        targets: its providers.
+        keys: of each provider.
+        store: the address of another store.
+    """
     folder = yard.folder / name
     folder.mkdir()
     port, database = free_port(), folder / "keymux.db"
-    config = folder / "config.json"
-    config.write_text(
-        json.dumps(_config(yard, targets) | {"port": port, "store": f"sqlite:///{database}"})
-    )
-    asyncio.run(_seed(database, targets, keys))
+    config, address = folder / "config.json", store or f"sqlite:///{database}"
+    config.write_text(json.dumps(_config(yard, targets) | {"port": port, "store": address}))
+    asyncio.run(_seed(MongoStore(store, print) if store else SqliteStore(database), targets, keys))
     command = [str(PYTHON), "-m", "keymux", "serve", "--config", str(config)]
     begin = monotonic()
     with running("keymux", command, core=yard.cores.tested, folder=folder) as program:
@@ -196,8 +205,18 @@ def _config(yard: Yard, targets: Mapping[str, Target]) -> dict[str, Any]:
     return {"providers": providers, "models": models}
 
 
-async def _seed(database: Path, targets: Mapping[str, Target], keys: int) -> None:
-    store = SqliteStore(database)
+@contextmanager
+def mongodb(yard: Yard) -> Iterator[str]:
+    """The address of a database on a MongoDB-protocol server, on the load's core."""
+    port, folder = free_port(), yard.folder / "mongodb"
+    folder.mkdir()
+    command = [str(SECANTUS), f"--port={port}", f"--storage-path={folder}", "--sync-on-commit"]
+    with running("mongodb", command, core=yard.cores.load, folder=folder) as program:
+        program.wait_for(lambda: answers(port))
+        yield f"mongodb://127.0.0.1:{port}/bench"
+
+
+async def _seed(store: Store, targets: Mapping[str, Target], keys: int) -> None:
     await store.prepare(list(targets))
     for provider in targets:
         secrets = [f"sk-{provider}-{number:06}" for number in range(keys)]

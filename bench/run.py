@@ -33,6 +33,7 @@ AGAINST: Mapping[str, Callable[[Stage, Compared], Iterator[Line]]] = {
     "exchanges": comparing.exchanges,
     "latency": comparing.latency,
     "events": comparing.events,
+    "mongodb": comparing.mongodb,
     "litellm": comparing.litellm,
 }
 ALONE: Mapping[str, Callable[[Stage], Iterator[Line]]] = {
