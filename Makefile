@@ -13,7 +13,7 @@ test: check  ## Run the whole suite, checks first
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
-test-long:  ## The same with a minute of outage and more kills; takes a quarter of an hour
+test-long:  ## The same with a minute of outage and many more kills
 	KEYMUX_TEST_LONG=1 $(MAKE) test
 
 check: $(SETUP)  ## Lint, types, import direction

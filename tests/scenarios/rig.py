@@ -30,6 +30,8 @@ CLIENT_KEY = "km-" + "c" * 40
 MODEL = "claude-sonnet-4-5"
 UPSTREAM_MODEL = "claude-sonnet-4-5-20250929"
 START_S = 20.0
+IS_LONG = os.environ.get("KEYMUX_TEST_LONG") == "1"
+"""`make test-long`: as long and as often as the documentation says, not only what finds most."""
 
 T = TypeVar("T")
 

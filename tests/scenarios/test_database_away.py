@@ -4,7 +4,6 @@ The outage lasts `OUTAGE_S`; a minute with `KEYMUX_TEST_LONG=1`, as `make test-l
 """
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,13 +16,12 @@ from keymux.core.records import Outcome
 from keymux.sandbox.apart import SandboxChild
 from keymux.sandbox.behaviours import Slow, Spent, Throttled
 from tests.scenarios.hosts import Host, Load, hosts
-from tests.scenarios.rig import Keys, config_of, key_id, pause
+from tests.scenarios.rig import IS_LONG, Keys, config_of, key_id, pause
 from tests.scenarios.wire import get
 from tests.stores.mongo.server import Server
 
-IS_LONG = os.environ.get("KEYMUX_TEST_LONG") == "1"
-OUTAGE_S = 60.0 if IS_LONG else 8.0
-KILLS = 10 if IS_LONG else 4
+OUTAGE_S = 60.0 if IS_LONG else 6.0
+KILLS = 10 if IS_LONG else 3
 BACK_WITHIN_S = 5.0
 STEADY = [f"sk-steady-{n}" for n in range(4)]
 THROTTLED, SPENT, SPARE = "sk-throttled", "sk-spent", "sk-spare"

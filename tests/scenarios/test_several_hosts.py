@@ -14,11 +14,11 @@ from keymux.sandbox.apart import SandboxChild
 from keymux.sandbox.behaviours import Rejected, Revoked, Slow, Spent, Throttled
 from keymux.sandbox.record import Seen
 from tests.scenarios.hosts import STORES, Host, Load, database, hosts, markers
-from tests.scenarios.rig import Keys, config_of, key_id
+from tests.scenarios.rig import IS_LONG, Keys, config_of, key_id
 
 SEEN_WITHIN_S = 1.0
 TOLD_S = 3.0
-ROUNDS = 100
+ROUNDS = 100 if IS_LONG else 40
 
 STEADY = [f"sk-steady-{n}" for n in range(10)]
 ONCE, LONGER, REVOKED, REJECTED, SPENT = (
@@ -166,7 +166,7 @@ async def _until_all_died(host: Host, load: Load) -> None:
 @pytest.mark.alone
 @pytest.mark.timeout(150)
 def test_each_dead_key_gets_one_spare(sandbox: SandboxChild, address: str, tmp_path: Path) -> None:
-    """A hundred keys die in four processes at once; each is replaced by one spare, once."""
+    """Many keys die in four processes at once; each is replaced by one spare, once."""
     for key in DYING:
         sandbox.behave(key, Spent())
     for key in SPARES:

@@ -17,10 +17,10 @@ from keymux.core.records import ExchangeRow, Outcome
 from keymux.sandbox.apart import SandboxChild
 from keymux.sandbox.behaviours import Slow
 from tests.scenarios.hosts import STORES, WAYS, Host, database, hosts, markers
-from tests.scenarios.rig import Keys, config_of, key_id, pause
+from tests.scenarios.rig import IS_LONG, Keys, config_of, key_id, pause
 from tests.scenarios.wire import OPENAI_PATH, Connection, chat, get, post
 
-KILLS = 30
+KILLS = 30 if IS_LONG else 12
 CLIENTS = 8
 BACK_WITHIN_S = 15.0
 KEYS = [f"sk-key-{n}" for n in range(4)]
@@ -143,7 +143,7 @@ class Clients:
 
 
 async def _killing(host: Host, clients: Clients) -> list[set[int]]:
-    """Thirty kills under load; gives whose connections lived on each time."""
+    """Kills under load; gives whose connections lived on each time."""
     luck = Random(20261123)  # noqa: S311 -- moments
     spared = []
     async with asyncio.TaskGroup() as group:
@@ -181,7 +181,7 @@ def _check_rows(rows: list[ExchangeRow], clients: Clients) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_thirty_killed_workers_lose_nothing(either_host: Host, sandbox: SandboxChild) -> None:
+def test_killed_workers_lose_nothing(either_host: Host, sandbox: SandboxChild) -> None:
     """T03: what they left is booked by their successors while the others go on undisturbed."""
     host = either_host
     clients = Clients(host.port)
@@ -195,7 +195,7 @@ def test_thirty_killed_workers_lose_nothing(either_host: Host, sandbox: SandboxC
     attempts = Counter(attempt.key for row in rows for attempt in row.attempts)
     sent = Counter(key_id(one.key) for one in sandbox.seen)
 
-    assert len(clients.settled) > 500
+    assert len(clients.settled) > 15 * KILLS
     assert sum(map(len, spared)) > KILLS
     _check_rows(rows, clients)
     begun_and_not_sent = attempts - sent  # killed in between

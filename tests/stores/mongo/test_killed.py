@@ -10,12 +10,14 @@ import pytest
 from keymux.stores.mongo import MongoStore
 from keymux.stores.port import Batch, StoreUnavailable, UsageQuery
 from tests.contract.records import ACME, OPERATOR, cooling, exchange, key, state_of, transition
+from tests.scenarios.rig import IS_LONG
 from tests.stores.mongo.server import Server
 
 pytestmark = pytest.mark.anyio
 
 ROWS_AT_ONCE = 20
 BETWEEN = 5
+KILLS = 10 if IS_LONG else 4
 
 
 @pytest.fixture(params=[(), ("--standalone",)], ids=["replica set", "standalone"])
@@ -91,13 +93,6 @@ async def _check(writer: _Writer, store: MongoStore) -> None:
 
 
 async def test_nothing_acknowledged_is_lost(mortal: Server) -> None:
-    """Killed five times while it writes: every row is there once, and counted once."""
-    writer, store = await _kill(mortal, f"{mortal.uri}/x", 5)
-    await _check(writer, store)
-
-
-@pytest.mark.slow
-async def test_nothing_acknowledged_is_lost_in_the_long_run(mortal: Server) -> None:
-    """The same, ten times."""
-    writer, store = await _kill(mortal, f"{mortal.uri}/x", 10)
+    """Killed again and again while it writes: every row is there once, and counted once."""
+    writer, store = await _kill(mortal, f"{mortal.uri}/x", KILLS)
     await _check(writer, store)
