@@ -50,6 +50,7 @@ from keymux.upstream.asking import Upstreams
 from keymux.upstream.transport import Transport
 
 _UNTIL_SERVING_S = 0.1
+TIDY_EVERY_S = 1.0
 
 
 def wall_ms() -> int:
@@ -173,6 +174,7 @@ class Application:
             self.book.keep_tidy(),
             self.watch.run(),
             self.follower.run(),
+            self._tidy(),
             self._mind_the_parent(),
             self._publish(),
         ):
@@ -239,6 +241,11 @@ class Application:
 
     def _end_now(self) -> None:
         self.watch.end_all(Draining)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            await self.store.ledger.tidy()
 
     async def _mind_the_parent(self) -> None:
         """End when the supervisor is gone: nobody would restart or stop this process."""

@@ -330,7 +330,8 @@ def test_ids_are_never_given_twice(gateway: GatewayProcess) -> None:
     ]
 
     assert len(set(ids)) == len(ids)
-    assert sorted(ids) == ids
+    moments = [name[: len("req_") + 12] for name in ids]  # milliseconds; the rest is chance
+    assert sorted(moments) == moments
 
 
 def test_an_exchange_is_one_line_of_the_log(gateway: GatewayProcess) -> None:

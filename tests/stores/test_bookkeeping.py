@@ -76,6 +76,9 @@ class ScriptedLedger:
         """Ids in the order of writing."""
         return [name for batch in self.batches for name in batch]
 
+    async def tidy(self) -> None:
+        """Nothing is left for later."""
+
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""
         return self.rows.get(exchange_id)

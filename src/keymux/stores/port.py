@@ -130,6 +130,9 @@ class Ledger(Protocol):
         alone. Of two deadlines in one generation the later holds.
         """
 
+    async def tidy(self) -> None:
+        """Do what writes have left for later, if anything; called about once a second."""
+
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""
 

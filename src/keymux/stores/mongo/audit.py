@@ -15,7 +15,7 @@ from pymongo.errors import BulkWriteError
 from keymux.core.records import AuditRow
 from keymux.ids import record_id
 from keymux.stores.mongo.database import Collection, Database, Session
-from keymux.stores.mongo.fields import date
+from keymux.stores.mongo.fields import date, number
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.rows import audit_row
 from keymux.stores.mongo.troubles import is_duplicate
@@ -81,16 +81,17 @@ def _left(documents: Sequence[dict[str, Any]], error: BulkWriteError) -> list[di
 
 
 async def _last(collection: Collection, session: Session = None) -> int:
-    found = await collection.find_one({}, sort=[("seq", DESCENDING)], session=session)
-    return 0 if found is None else audit_row(AUDIT, found).seq
+    numbered = {"seq": {"$type": "number"}}  # as in the index, which serves no other question
+    found = await collection.find_one(numbered, sort=[("seq", DESCENDING)], session=session)
+    return 0 if found is None else number(found, "seq")
 
 
 async def _last_before(database: Database, session: Session) -> int:
     """The highest number, looked for where it was seen last."""
     collection, since = database.collection(AUDIT), database.audited
-    newer = {"seq": {"$gte": since}}
+    newer = {"seq": {"$gte": since, "$type": "number"}}
     found = await collection.find_one(newer, sort=[("seq", DESCENDING)], session=session)
-    database.audited = audit_row(AUDIT, found).seq if found else await _last(collection, session)
+    database.audited = number(found, "seq") if found else await _last(collection, session)
     return database.audited
 
 
@@ -112,11 +113,11 @@ class MongoAudit:
 
     async def since(self, seq: int, limit: int) -> list[AuditRow]:
         """What came after a sequence number, oldest first."""
-        return await self._read({"seq": {"$gt": seq}}, 1, limit)
+        return await self._read({"seq": {"$gt": seq, "$type": "number"}}, 1, limit)
 
     async def latest(self, limit: int) -> list[AuditRow]:
         """The last ones, newest first."""
-        return await self._read({}, -1, limit)
+        return await self._read({"seq": {"$type": "number"}}, -1, limit)
 
     async def _read(self, wanted: dict[str, Any], order: int, limit: int) -> list[AuditRow]:
         async def work() -> list[AuditRow]:

@@ -20,6 +20,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+import pymongo
+
 from keymux.core.records import ExchangeRow
 from keymux.ids import record_id
 from keymux.stores.mongo import counters
@@ -82,13 +84,19 @@ class Booking:
         await self._announce(batch, list(by_id))
         fresh: list[ExchangeRow] = []
         for portion in portions(list(by_id.values())):
+            self._check_time(begun)
             documents = [{**exchange_document(row), "batch": batch} for row in portion]
-            inserted = await insert_new(self._rows, documents, None)
+            with pymongo.timeout(AT_WORK_S):  # also for what the driver repeats by itself
+                inserted = await insert_new(self._rows, documents, None)
             fresh += [by_id[one["_id"]] for one in inserted]
-        if time.monotonic() - begun > AT_WORK_S:
-            raise StoreUnavailable(f"{self._database.where}: the server takes too long to write")
+        self._check_time(begun)
         await self._give_counts(batch, counters.counted(fresh))
         self._unfinished.remove(batch)
+
+    def _check_time(self, begun: float) -> None:
+        """Another process may finish the batch soon: nothing must be added to it then."""
+        if time.monotonic() - begun > AT_WORK_S:
+            raise StoreUnavailable(f"{self._database.where}: the server takes too long to write")
 
     async def _announce(self, batch: str, ids: Sequence[str]) -> None:
         """The time is the server's, whatever the hosts' clocks say."""
@@ -100,10 +108,12 @@ class Booking:
 
     async def _give_counts(self, batch: str, counts: Counts) -> None:
         """Whoever comes first: the counts of a batch are never changed."""
-        await self._batches.update_one(
-            {"_id": batch, "counts": {"$exists": False}},
-            {"$set": {"counts": counters.documents_of(counts)}, "$unset": {"rows": True}},
-        )
+        unfinished = {"_id": batch, "counts": {"$exists": False}}
+        if counts:
+            given = {"$set": {"counts": counters.documents_of(counts)}, "$unset": {"rows": True}}
+            await self._batches.update_one(unfinished, given)
+        else:
+            await self._batches.delete_one(unfinished)
 
     async def _finish_own(self) -> None:
         """Finish batches that this process could not."""
@@ -115,6 +125,9 @@ class Booking:
         """Give a batch that was cut off the counts of its rows."""
         announced = await self._batches.find_one({"_id": batch})
         if announced is None or "counts" in announced:
+            return
+        if not isinstance(announced.get("rows"), list):
+            self._reader.tell(f"{KEY_COUNTS}: {batch!r} is no batch of ours, and left alone")
             return
         rows: list[ExchangeRow] = []
         for portion in portions(announced["rows"]):
@@ -138,11 +151,12 @@ class Booking:
     async def add_before_reading(self) -> None:
         """Add what is there, so that the keys show it; if that fails, they do not."""
         with suppress(StoreUnavailable, StoreUnusable):
+            await self._database.run(self._finish_foreign)
             await self._database.run(self._add)
 
     async def _add(self) -> None:
         while True:
-            complete = {"counts": {"$exists": True}}
+            complete = {"_id": {"$type": "string"}, "counts.provider": {"$type": "string"}}
             found = await self._batches.find(complete, sort=[("_id", 1)], limit=_AT_ONCE).to_list()
             if found:
                 counts = {str(one["_id"]): counters.counts_of(one["counts"]) for one in found}
@@ -154,7 +168,8 @@ class Booking:
     async def _finish_foreign(self) -> None:
         """Finish batches that a process announced and did not live to complete."""
         ends = {"$add": [{"$toLong": "$begunAt"}, round(self._left_after_s * 1000)]}
-        late = {"$lte": [ends, {"$toLong": "$$NOW"}]}
+        is_over = {"$lte": [ends, {"$toLong": "$$NOW"}]}
+        late = {"$cond": [{"$eq": [{"$type": "$begunAt"}, "date"]}, is_over, False]}
         left = {"counts": {"$exists": False}, "$expr": late}
         async for batch in self._batches.find(left, projection={"_id": True}):
             await self._finish(str(batch["_id"]))

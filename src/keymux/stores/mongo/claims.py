@@ -1,5 +1,6 @@
 """Claims: who alone may try something for a while."""
 
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from keymux.stores.mongo.database import Database
@@ -18,16 +19,23 @@ class MongoClaims:
         """Hold a scope alone from now on; False while another owner does."""
 
         async def work() -> bool:
-            is_over = {"$lte": [{"$toLong": "$until"}, {"$toLong": "$$NOW"}]}
+            # a server takes no $expr in the filter of an upsert
+            is_over = {"$lte": [{"$toLong": {"$ifNull": ["$until", 0]}}, {"$toLong": "$$NOW"}]}
+            is_mine = {"$or": [{"$eq": ["$owner", {"$literal": owner}]}, is_over]}
             until = {"$add": ["$$NOW", round(seconds * 1000)]}
+            held = {
+                "owner": {"$cond": [is_mine, {"$literal": owner}, "$owner"]},
+                "until": {"$cond": [is_mine, until, "$until"]},
+            }
             try:
-                await self._database.collection(CLAIMS).update_one(
-                    {"_id": scope, "$or": [{"owner": owner}, {"$expr": is_over}]},
-                    [{"$set": {"owner": {"$literal": owner}, "until": until}}],
+                after = await self._database.collection(CLAIMS).find_one_and_update(
+                    {"_id": scope},
+                    [{"$set": held}],
                     upsert=True,
+                    return_document=ReturnDocument.AFTER,
                 )
             except DuplicateKeyError:
                 return False
-            return True
+            return after is not None and bool(after["owner"] == owner)
 
         return await self._database.run(work)

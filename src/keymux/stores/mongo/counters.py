@@ -5,6 +5,7 @@ added again by whoever does not know whether that was done: it counts once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -12,7 +13,8 @@ from pymongo import UpdateOne
 
 from keymux.core.records import ExchangeRow
 from keymux.stores.mongo.database import Database, Stored, collection_name
-from keymux.stores.mongo.fields import date, named, number
+from keymux.stores.mongo.fields import WrongField, date, named, number, text
+from keymux.stores.mongo.writing import portions
 from keymux.stores.port import StoreUnusable
 
 REMEMBERED = 60
@@ -58,14 +60,16 @@ def documents_of(counts: Counts) -> list[Stored]:
     ]
 
 
-def counts_of(documents: Iterable[Stored]) -> Counts:
-    """The counts that are stored."""
-    return {
-        (str(one["provider"]), str(one["key"])): Count(
-            number(one, "requests"), number(one, "tokens"), number(one, "lastUsedAt")
-        )
-        for one in documents
-    }
+def counts_of(documents: Iterable[object]) -> Counts:
+    """The counts that are stored; what is none of ours is passed over."""
+    counts: Counts = {}
+    for one in documents:
+        if isinstance(one, Mapping):
+            with suppress(WrongField):
+                counts[text(one, "provider"), text(one, "key")] = Count(
+                    number(one, "requests"), number(one, "tokens"), number(one, "lastUsedAt")
+                )
+    return counts
 
 
 async def add(database: Database, batches: Mapping[str, Counts]) -> None:
@@ -85,7 +89,8 @@ async def add(database: Database, batches: Mapping[str, Counts]) -> None:
         except StoreUnusable:
             continue  # from a config of long ago
         updates = [UpdateOne(named(key), _added(keys[key])) for key in sorted(keys)]
-        await database.collection(name).bulk_write(updates, ordered=False)
+        for portion in portions(updates):
+            await database.collection(name).bulk_write(portion, ordered=False)
 
 
 def _added(given: Sequence[tuple[str, Count]]) -> list[dict[str, Any]]:
@@ -94,7 +99,7 @@ def _added(given: Sequence[tuple[str, Count]]) -> list[dict[str, Any]]:
 
 
 def _unless_known(batch: str, count: Count) -> dict[str, Any]:
-    batches = {"$ifNull": ["$counting", []]}
+    batches = {"$cond": [{"$eq": [{"$type": "$counting"}, "array"]}, "$counting", []]}
     changed: dict[str, Any] = {
         "requestsCount": raised("$requestsCount", count.requests),
         "tokensUsed": raised("$tokensUsed", count.tokens),

@@ -7,13 +7,13 @@ from typing import Any
 
 from pymongo import UpdateOne
 
-from keymux.core.health import Event
+from keymux.core.health import Event, Status
 from keymux.core.records import KeyRecord
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.booking import Booking
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
-from keymux.stores.mongo.fields import any_named, named
+from keymux.stores.mongo.fields import WrongField, any_named, named, number
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
@@ -143,7 +143,15 @@ class MongoKeys:
     ) -> bool:
         name = collection_name(provider, "keys")
         done = await self._database.collection(name).bulk_write(
-            [state_update(document, after, self._reader.resealed(name, document))], session=session
+            [
+                state_update(
+                    document,
+                    after,
+                    self._reader.resealed(name, document),
+                    is_new_life=after.state.status is Status.HEALTHY,
+                )
+            ],
+            session=session,
         )
         return done.matched_count == 1
 
@@ -175,19 +183,31 @@ async def find(
     return (record, document) if record and document else None
 
 
-def state_update(document: Stored, record: KeyRecord, resealed: Mapping[str, str]) -> UpdateOne:
+def replacements(document: Stored) -> int:
+    """How often a key was replaced, or trusted again; 0 for what is no number."""
+    try:
+        return number(document, "replacements")
+    except WrongField:
+        return 0
+
+
+def state_update(
+    document: Stored, record: KeyRecord, resealed: Mapping[str, str], *, is_new_life: bool = False
+) -> UpdateOne:
     """Write the health of a key, unless somebody else did so meanwhile.
 
     Args:
         document: as it was found.
         record: as it is to be.
         resealed: a secret that is sealed on this occasion, by its field.
+        is_new_life: an operator trusts it again: a promotion under way is about another death.
     """
     unchanged = as_found(document, "revision", "status", "generation", *resealed)
     revision = document.get("revision")
     changed = {
         **state_fields(record),
         **resealed,
+        **({"replacements": replacements(document) + 1} if is_new_life else {}),
         # what is no number was written by somebody else
         "revision": revision + 1 if isinstance(revision, int | float) else 1,
     }

@@ -29,7 +29,10 @@ class MongoLedger:
             )
         if batch.rows:
             await self._booking.book(batch.rows)
-            await self._booking.add_in_turn()
+
+    async def tidy(self) -> None:
+        """Add to the counters of keys what was booked, if it is this process's turn."""
+        await self._booking.add_in_turn()
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""

@@ -18,7 +18,7 @@ from keymux.ids import record_id
 from keymux.stores.mongo import audit, counters, keys
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
-from keymux.stores.mongo.fields import date, moment, name_of, named, number
+from keymux.stores.mongo.fields import date, moment, name_of, named
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import as_found, insert_new
 
@@ -68,9 +68,12 @@ class Promoter:
         record, document = found
         if record.replaced_by:
             return record.replaced_by
-        claim = _claim(record, number(document, "replacements"))
+        claim = _claim(record, keys.replacements(document))
         death = _Death(provider, record, document, claim, *when)
-        if "replacements" not in document and (heir := await self._earlier_heir(death)):
+        heir = await self._heir(death)
+        if heir is None and "replacements" not in document:
+            heir = await self._earlier_heir(death)
+        if heir is not None:
             await self._mark_the_dead(death, heir)
             await self._audit(death, heir)
             return heir
@@ -84,6 +87,12 @@ class Promoter:
             await self._pass_over(death, spare_id)
         return None
 
+    async def _heir(self, death: _Death) -> str | None:
+        """The key that has joined for this death already; None without one."""
+        pool = self._database.collection(collection_name(death.provider, "keys"))
+        heir = await pool.find_one(_with(death.claim), projection={"_id": True})
+        return None if heir is None else name_of(heir)
+
     async def _earlier_heir(self, death: _Death) -> str | None:
         """The key that took over before there was keymux, as the spares tell; None without one."""
         spares = self._database.collection(collection_name(death.provider, "backup_keys"))
@@ -91,7 +100,8 @@ class Promoter:
         used = {**named(death.record.id, "usedFor"), **USED, "claim": None}
         async for spare in spares.find(used):
             if digest := spare.get("keyHash"):
-                heir = await pool.find_one({"keyHash": digest}, projection={"_id": True})
+                same = {"keyHash": {"$eq": digest, "$type": "string"}}
+                heir = await pool.find_one(same, projection={"_id": True})
                 if heir is not None and heir["_id"] != death.document["_id"]:
                     return name_of(heir)
         return None
@@ -102,10 +112,12 @@ class Promoter:
         name = collection_name(death.provider, "backup_keys")
         collection = self._database.collection(name)
         while True:
-            claimed = await collection.find_one({"claim": death.claim})
+            claimed = await collection.find_one(_with(death.claim))
             if claimed is not None:
                 record = self._reader.record(name, backup_record, claimed)
-                return (claimed["_id"], record) if record else None
+                if record is not None:
+                    return claimed["_id"], record
+                await self._pass_over(death, claimed["_id"])
             oldest = await self._oldest(name)
             if oldest is None:
                 return None
@@ -147,10 +159,14 @@ class Promoter:
         pool = self._database.collection(name)
         while True:
             digest = hash_of(spare.secret)
-            found = await pool.find({"$or": [{"keyHash": digest}, {"_id": spare_id}]}).to_list()
+            same = {"keyHash": {"$eq": digest, "$type": "string"}}
+            wanted = {"$or": [same, {"_id": spare_id}, _with(death.claim)]}
+            found = await pool.find(wanted).to_list()
             for known in found:
+                if known.get("claim") == death.claim:
+                    return name_of(known)
                 if known.get("keyHash") == digest:
-                    return name_of(known) if known.get("claim") == death.claim else None
+                    return None
             key_id = record_id("key") if found else spare_id
             fresh = KeyRecord(
                 id=str(key_id), secret=spare.secret, label=spare.label, created_at=death.at
@@ -172,7 +188,7 @@ class Promoter:
         marked = {
             "replacedBy": {"$literal": key_id},
             "updatedAt": date(death.at),
-            "replacements": number(death.document, "replacements") + 1,
+            "replacements": keys.replacements(death.document) + 1,
             "revision": counters.raised("$revision", 1),
         }
         await pool.update_one(as_found(death.document, "replacements"), [{"$set": marked}])
@@ -233,6 +249,11 @@ class Promoter:
 
 def _claim(record: KeyRecord, replacements: int) -> str:
     return f"{record.id}/{record.created_at}/{replacements}"
+
+
+def _with(claim: str) -> Stored:
+    """What finds a claim by its index, which covers texts alone."""
+    return {"claim": {"$eq": claim, "$type": "string"}}
 
 
 def _audit_id(provider: str, claim: str) -> str:

@@ -13,7 +13,7 @@ from keymux.stores.mongo.fields import named
 from keymux.stores.mongo.layout import META
 from keymux.stores.mongo.transitions import PROVIDERS
 from keymux.stores.sealing.port import OF_PROVIDERS, SHARED, Change, Secret
-from keymux.stores.sealing.vault import Place, key_id_of
+from keymux.stores.sealing.vault import Place, is_sealed, key_id_of
 
 _PREFIX = "key/"
 _FIRST = "first_key"
@@ -82,6 +82,7 @@ class MongoSecrets:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._others: frozenset[str] = frozenset()
 
     async def collections(self) -> list[str]:
         """Those that hold secrets, also of providers that no config names."""
@@ -90,9 +91,11 @@ class MongoSecrets:
             listed = self._database.collection(PROVIDERS).find(projection={"_id": True})
             names = sorted([str(one["_id"]) async for one in listed])
             own = [collection_name(name, kind) for name in names for kind in OF_PROVIDERS]
-            every = sorted(await self._database.database.list_collection_names())
+            listing = await self._database.database.list_collections()
+            every = [one["name"] async for one in listing if one.get("type") == "collection"]
             others = [name for name in every if name not in own and await self._has_keys(name)]
-            return [*own, *others, *SHARED]
+            self._others = frozenset(others)
+            return [*own, *sorted(others), *SHARED]
 
         return await self._database.run(work)
 
@@ -108,16 +111,28 @@ class MongoSecrets:
         return [
             Secret(Place(collection, str(one["_id"]), field), one[field])
             for one in await self._documents(collection, field)
-            if _is_ours(one, field)
+            if _is_ours(one, field) and not self._is_foreign(collection, one[field])
         ]
+
+    def _is_foreign(self, collection: str, stored: str) -> bool:
+        """Whether it may be somebody else's: no provider has that name, and we never sealed it."""
+        return collection in self._others and not is_sealed(stored)
 
     async def passed_over(self, collection: str) -> list[str]:
         """Documents that have a secret and are not used, a line each."""
         field = SHARED.get(collection, "apiKey")
-        return [
+        documents = await self._documents(collection, field)
+        foreign = sum(
+            _is_ours(one, field) and self._is_foreign(collection, one[field]) for one in documents
+        )
+        unknown = (
+            f"{collection}: {foreign} secrets are not sealed: no provider of that name is in the "
+            "config; name it there, or remove the collection"
+        )
+        return [unknown] * bool(foreign) + [
             f"{collection}: the document {one['_id']!r} is not used, its {field} left as it is: "
             "the _id must be a text or an ObjectId, the secret a text"
-            for one in await self._documents(collection, field)
+            for one in documents
             if not _is_ours(one, field)
         ]
 

@@ -23,6 +23,7 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
+from keymux.stores.mongo.fields import WrongField
 from keymux.stores.port import StoreUnavailable, StoreUnusable
 
 AGAIN = "TransientTransactionError"
@@ -93,6 +94,8 @@ def told(where: str) -> Iterator[None]:
     except PyMongoError as error:
         kind = StoreUnavailable if _is_passing(error) else StoreUnusable
         raise kind(f"{where}: {_words(error)}") from None
+    except WrongField as error:
+        raise StoreUnusable(f"{where}: the field {error.name} of a document is not ours") from None
     except (BSONError, OverflowError, UnicodeError) as error:
         raise StoreUnusable(f"{where}: {type(error).__name__}: not what we wrote") from None
 

@@ -92,6 +92,9 @@ class SqliteLedger:
 
         await self._database.run(work)
 
+    async def tidy(self) -> None:
+        """Nothing is left for later."""
+
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         """One exchange."""
 
