@@ -185,8 +185,8 @@ async def test_counters_that_are_no_numbers(ready: MongoStore, database: Databas
     database["acme_keys"].insert_one(
         {"_id": "k1", "apiKey": "x", "tokensUsed": None, "requestsCount": "many"}
     )
-    await ready.ledger.tidy()
     await ready.ledger.write(Batch((exchange(),)))
+    await ready.ledger.tidy()
     found = database["acme_keys"].find_one() or {}
 
     assert (found["tokensUsed"], found["requestsCount"]) == (150, "many")
