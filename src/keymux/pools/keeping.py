@@ -168,9 +168,12 @@ class Keeper:
         if fresh is None:
             return False
         key.replaced = key.is_out = True
+        for record in await self._store.find_keys(pool.name, [fresh, key.id]):
+            if record.id == key.id:  # an operator may have trusted it again meanwhile
+                key.replaced = key.is_out = bool(record.replaced_by)
+            else:
+                merge_key(pool, record, self._clocks)
         pool.recount()
-        for record in await self._store.find_keys(pool.name, [fresh]):
-            merge_key(pool, record, self._clocks)
         return True
 
     async def _replace_the_dead(self, pool: Pool) -> None:

@@ -156,11 +156,15 @@ class Booking:
 
     async def _add(self) -> None:
         while True:
+            begun = time.monotonic()
             complete = {"_id": {"$type": "string"}, "counts.provider": {"$type": "string"}}
             found = await self._batches.find(complete, sort=[("_id", 1)], limit=_AT_ONCE).to_list()
             if found:
                 counts = {str(one["_id"]): counters.counts_of(one["counts"]) for one in found}
-                await counters.add(self._database, counts)
+                if time.monotonic() - begun > TURN_S:  # others may have added them, and many more
+                    raise StoreUnavailable(f"{self._database.where}: the server is too slow now")
+                with pymongo.timeout(2 * TURN_S):
+                    await counters.add(self._database, counts)
                 await self._batches.delete_many({"_id": {"$in": list(counts)}})
             if len(found) < _AT_ONCE:
                 return
