@@ -90,7 +90,10 @@ class Booking:
                 inserted = await insert_new(self._rows, documents, None)
             fresh += [by_id[one["_id"]] for one in inserted]
         self._check_time(begun)
-        await self._give_counts(batch, counters.counted(fresh))
+        if len(fresh) == len(by_id):
+            await self._give_counts(batch, counters.counted(fresh))
+        else:  # of another batch, or ours after all: the driver may have asked a second time
+            await self._finish(batch)
         self._unfinished.remove(batch)
 
     def _check_time(self, begun: float) -> None:
