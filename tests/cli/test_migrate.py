@@ -30,7 +30,7 @@ from tests.contract.records import (
     shaded,
     transition,
 )
-from tests.stores.mongo.server import another_server, database_on, running
+from tests.stores.mongo.server import any_server, database_on
 
 FILE = "sqlite:///keymux.db"
 KEYS = ("sk-one-0123456789", "sk-two-0123456789", "sk-three-0123456789")
@@ -41,11 +41,8 @@ ROWS = 2500
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """A MongoDB-protocol server, or the one that the tests are pointed at."""
-    if another := another_server():
-        yield another
-        return
-    with running() as own:
-        yield own.uri
+    with any_server() as found:
+        yield found
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from keymux.stores.port import Store
 from tests.contract.mongo import MongoPlace
 from tests.contract.places import PLACES, Place, opened
 from tests.contract.records import ACME, OTHER
-from tests.stores.mongo.server import another_server, database_on, running
+from tests.stores.mongo.server import any_server, database_on, running
 
 
 @pytest.fixture
@@ -21,11 +21,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def replica_set() -> Iterator[str]:
     """A server with transactions, or the one that the tests are pointed at."""
-    if server := another_server():
-        yield server
-        return
-    with running() as own:
-        yield own.uri
+    with any_server() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from keymux.stores.sealing.ring import new_ring
 from tests.scenarios.hosts import WAYS, Host
 from tests.scenarios.rig import MODEL, UPSTREAM_MODEL, config_of, free_port, pause
 from tests.scenarios.wire import chat, post
-from tests.stores.mongo.server import another_server, database_on, running
+from tests.stores.mongo.server import any_server, database_on
 
 Stored = dict[str, Any]
 Legacy = dict[str, list[Stored]]
@@ -154,11 +154,8 @@ SECRETS = _secrets_in(_legacy())
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """A server that speaks MongoDB's protocol, for all databases."""
-    if another := another_server():
-        yield another
-        return
-    with running() as own:
-        yield own.uri
+    with any_server() as found:
+        yield found
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ class Keeper:
         self._spawn = spawn
         self.rescue_s = RESCUE_S
         self._rescuing: set[str] = set()
+        self._asking_again: set[str] = set()
         self._promoting = asyncio.Lock()
 
     async def load(self) -> None:
@@ -248,7 +249,11 @@ class Keeper:
             try:
                 return await self._replace_the_dead(pool)
             except self._store.troubles:
+                if pool.name in self._asking_again:
+                    return None  # that one looks at all that are dead by then
+                self._asking_again.add(pool.name)
                 await asyncio.sleep(_ASK_AGAIN_S)
+                self._asking_again.discard(pool.name)
 
     async def _records(self, pool: Pool, ids: Collection[str]) -> Mapping[str, KeyRecord]:
         """How keys are now; very many of them are read as all are."""

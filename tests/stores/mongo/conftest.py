@@ -11,17 +11,14 @@ from pymongo.database import Database
 
 from keymux.stores.mongo import MongoStore
 from tests.contract.records import ACME
-from tests.stores.mongo.server import another_server, database_on, running
+from tests.stores.mongo.server import any_server, database_on, running
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """A server with transactions, or the one that the tests are pointed at."""
-    if another := another_server():
-        yield another
-        return
-    with running() as own:
-        yield own.uri
+    with any_server() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,16 @@ def another_server() -> str:
 
 
 @contextmanager
+def any_server() -> Iterator[str]:
+    """The server that the tests are pointed at, or else one of our own."""
+    if another := another_server():
+        yield another
+        return
+    with running() as own:
+        yield own.uri
+
+
+@contextmanager
 def database_on(server: str) -> Iterator[str]:
     """The address of a new database on a server, dropped afterwards."""
     name = f"keymux_test_{uuid4().hex[:12]}"

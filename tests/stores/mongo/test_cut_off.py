@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from keymux.core.health import Event
 from keymux.stores.mongo import MongoStore
 from keymux.stores.port import Batch, StoreUnavailable, UsageQuery
 from tests.contract.records import (
@@ -123,6 +124,26 @@ async def test_a_promotion_that_was_cut_off(place: str, step: int, how: dict[str
     assert replaced == {"k1": "b1", "k2": "b2", "b1": "", "b2": ""}
     assert actions.count(("backup.promote", "b1")) == 1
     await heir.close()
+
+
+async def test_an_operator_acts_before_the_dead_key_is_marked(place: str) -> None:
+    """The key is trusted again: the promotion is over for it, and its next death is another one."""
+    before_the_mark = 2  # the spare is taken, its key has joined
+    store = await _filled(place)
+    await _cut_off(
+        place,
+        before_the_mark,
+        LOST,
+        lambda it: it.backups.promote(ACME, "k1", at=NOON, actor="host:1"),
+    )
+    await store.keys.change(ACME, "k1", Event.RESET, actor=OPERATOR, reason="fine")
+    alive = await store.keys.find(ACME, "k1")
+    promoted = await store.backups.promote(ACME, "k1", at=NOON, actor="host:2")
+    await store.close()
+
+    assert alive is not None
+    assert not alive.replaced_by
+    assert promoted == "b2"
 
 
 async def test_a_commit_that_is_lost_is_asked_for_again(place: str) -> None:

@@ -1,46 +1,19 @@
 """What stands in the way of counting: odd batches, odd keys, a spare that was removed too early."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from keymux.stores.mongo import MongoStore
 from keymux.stores.port import Batch
 from tests.contract.records import ACME, NOON, OPERATOR, exchange, key, spare
-from tests.stores.mongo.server import another_server, database_on, running
 
 pytestmark = pytest.mark.anyio
 
 Stored = dict[str, Any]
 EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server."""
-    if another_server():
-        yield another_server()
-    else:
-        with running() as own:
-            yield own.uri
-
-
-@pytest.fixture
-def uri(server: str) -> Iterator[str]:
-    """An empty database on it."""
-    with database_on(server) as found:
-        yield found
-
-
-@pytest.fixture
-def database(uri: str) -> Iterator[Database[Stored]]:
-    """The same, for whoever looks behind the store's back."""
-    with MongoClient[Stored](uri) as client:
-        yield client.get_default_database()
 
 
 async def _prepared(uri: str) -> MongoStore:

@@ -5,18 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.mongo.server import another_server, database_on, running
+from tests.stores.mongo.server import any_server, database_on
 from tests.stores.sealing.places import SealedDatabase, SealedFile, SealedPlace
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """A MongoDB-protocol server, or the one that the tests are pointed at."""
-    if found := another_server():
+    with any_server() as found:
         yield found
-        return
-    with running() as own:
-        yield own.uri
 
 
 @pytest.fixture(params=["SQLite in a file", "MongoDB"])

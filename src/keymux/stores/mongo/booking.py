@@ -62,7 +62,6 @@ class Booking:
         self._one_at_a_time = asyncio.Lock()
         self._claims = MongoClaims(database)
         self._name = record_id("adder")
-        self._next_turn = 0.0
         self._unfinished: list[str] = []
 
     # -- rows ----------------------------------------------------------------------------------
@@ -78,21 +77,20 @@ class Booking:
 
     async def _book(self, rows: Sequence[ExchangeRow]) -> None:
         await self._finish_own()
-        batch, by_id = record_id("bat"), {row.id: row for row in rows}
+        batch, own = record_id("bat"), list({row.id: row for row in rows}.values())
         begun = time.monotonic()
         self._unfinished.append(batch)
-        await self._announce(batch, list(by_id))
-        fresh: list[ExchangeRow] = []
-        for portion in portions(list(by_id.values())):
+        await self._announce(batch, [row.id for row in own])
+        inserted = 0
+        for portion in portions(own):
             self._check_time(begun)
             documents = [{**exchange_document(row), "batch": batch} for row in portion]
             with pymongo.timeout(AT_WORK_S):  # also for what the driver repeats by itself
-                inserted = await insert_new(self._rows, documents, None)
-            fresh += [by_id[one["_id"]] for one in inserted]
+                inserted += len(await insert_new(self._rows, documents, None))
         self._check_time(begun)
-        if len(fresh) == len(by_id):
-            await self._give_counts(batch, counters.counted(fresh))
-        else:  # of another batch, or ours after all: the driver may have asked a second time
+        if inserted == len(own):
+            await self._give_counts(batch, counters.counted(own))
+        else:  # some are of another batch, or ours after all: the driver may have asked twice
             await self._finish(batch)
         self._unfinished.remove(batch)
 
@@ -142,22 +140,17 @@ class Booking:
     # -- counts --------------------------------------------------------------------------------
     async def add_in_turn(self) -> None:
         """Add to the keys what is there, unless it is another's turn; if that fails, later."""
-        now = time.monotonic()
-        if now < self._next_turn:
-            return
-        self._next_turn = now + TURN_S
         with suppress(StoreUnavailable, StoreUnusable):
             if await self._claims.claim(KEY_COUNTS, self._name, 2 * TURN_S):
-                await self._database.run(self._finish_foreign)
-                await self._database.run(self._add)
+                await self._database.run(self._add_all)
 
     async def add_before_reading(self) -> None:
         """Add what is there, so that the keys show it; if that fails, they do not."""
         with suppress(StoreUnavailable, StoreUnusable):
-            await self._database.run(self._finish_foreign)
-            await self._database.run(self._add)
+            await self._database.run(self._add_all)
 
-    async def _add(self) -> None:
+    async def _add_all(self) -> None:
+        await self._finish_foreign()
         while True:
             begun = time.monotonic()
             complete = {"_id": {"$type": "string"}, "counts.provider": {"$type": "string"}}
