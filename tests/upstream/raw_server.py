@@ -5,9 +5,11 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+PATIENCE_S = 0.2
 
 _LINGER_OFF = struct.pack("ii", 1, 0)
 
@@ -43,18 +45,35 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def served(play: Play, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Run a server that plays one part for each connection; gives its port."""
+    """Run a server that plays one part for each connection; gives its port.
+
+    Whatever it has accepted is over before it ends, handshakes that failed too: the handshake is
+    made by the connection's own task, which is waited for. Clients that stay are cut off.
+    """
+    playing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            playing[task] = writer
         try:
+            if tls is not None:
+                await writer.start_tls(tls)
             await play(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # who was accepted just now has its task then
+        if playing:
+            _, left = await asyncio.wait(playing, timeout=PATIENCE_S)
+            for task in left:
+                playing[task].transport.abort()
+            await asyncio.gather(*playing)
