@@ -10,6 +10,7 @@ run: $(SETUP)  ## Start the gateway against two built-in sandbox providers
 	@$(BIN)/keymux serve --config config/config-sandbox.json
 
 test: check  ## Run the whole suite, checks first
+	@scripts/install-test-packages
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone
 

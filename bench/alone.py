@@ -9,12 +9,13 @@ import payload
 from measure import Spread
 from processes import CannotMeasure, pause, pinned
 from report import Line, at_most, middle
-from rigs import PYTHON, Gateway, Subject, Target, gateway, upstream
+from rigs import PYTHON, Gateway, Load, Subject, Target, gateway, upstream
 from stage import Stage
 from tools import HERE
 
 HELD, GAP_MS, LASTS = 1000, 1000, 60
-MANY_KEYS = 10_000
+MANY_KEYS, MANY_PROXIES, FIRST_PORT = 10_000, 1_000, 20_000
+CHECKING_S = 5
 MODEL = "held"
 KIBI = 1024
 
@@ -61,20 +62,35 @@ def _per_stream(stage: Stage, keymux: Gateway, kind: str) -> Line:
 
 def ready(stage: Stage) -> Iterator[Line]:
     """Time from the start of the program until it takes requests, with many keys."""
+    yield from _ready(stage, "ready", Target(1), Load(MANY_KEYS))
+
+
+def bound(stage: Stage) -> Iterator[Line]:
+    """The same with every key bound to one of many proxies, none of which is there."""
+    ports = range(FIRST_PORT, FIRST_PORT + MANY_PROXIES)
+    yield from _ready(stage, "bound", Target(1, tls=True), Load(MANY_KEYS, ports))
+
+
+def _ready(stage: Stage, name: str, target: Target, load: Load) -> Iterator[Line]:
+    what = f"{load.keys:,} keys"
+    if load.proxies:
+        what += f", {len(load.proxies):,} proxies"
     times, sizes = [], []
     for number in range(1, stage.rounds + 1):
-        stage.say(f"start with {MANY_KEYS:,} keys, round {number} of {stage.rounds}")
-        with gateway(stage.yard, f"ready-{number}", {MODEL: Target(1)}, keys=MANY_KEYS) as keymux:
+        stage.say(f"start with {what}, round {number} of {stage.rounds}")
+        with gateway(stage.yard, f"{name}-{number}", {MODEL: target}, load=load) as keymux:
             times.append(keymux.ready_s)
+            if load.proxies:
+                pause(CHECKING_S)
             sizes.append(max(keymux.program.rss_mib()))
     took = Spread.of(times)
     line = Line(
-        f"ready with {MANY_KEYS:,} keys",
+        f"ready with {what}",
         middle(took, ".2f", " s"),
         compared=f"{took.low:.2f}..{took.high:.2f}, then {max(sizes):.0f} MiB",
         figures={"seconds": took, "largest_mib": max(sizes)},
     )
-    yield at_most(line, took.median, 2, " s")
+    yield at_most(line, took.median, 3 if load.proxies else 2, " s")
 
 
 def selection(stage: Stage) -> Iterator[Line]:

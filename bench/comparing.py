@@ -222,6 +222,35 @@ def mongodb(stage: Stage, compared: Compared) -> Iterator[Line]:
         yield line
 
 
+# -- egress ------------------------------------------------------------------------------------
+def egress(stage: Stage, compared: Compared) -> Iterator[Line]:
+    """CPU and latency through a local SOCKS5 proxy against directly, in turn, to a TLS upstream."""
+    direct = _keymux(stage, compared, HTTP1)
+
+    def take(subject: Subject) -> Sample:
+        return measure.paced(stage.yard, subject, rate=STORE_RATE, seconds=4)
+
+    with (
+        rigs.proxy(stage.yard) as port,
+        rigs.gateway(
+            stage.yard, "bound", targets(compared.behind), load=rigs.Load(proxies=(port,))
+        ) as gateway,
+    ):
+        bound = Subject("keymux through a proxy", gateway.program, gateway.port, direct.body)
+        for subject in (direct, bound):
+            take(subject)  # connections and pools are made
+        found = rounds(stage, f"{STORE_RATE:,} requests a second", take, direct, [bound])
+    cost = Spread.of([one.subjects[0].cpu_us / one.floor(_cpu) for one in found])
+    line = Line(
+        f"CPU for one exchange at {STORE_RATE:,}/s, through a proxy",
+        middle(of_subject(found, 0, _cpu), ",.1f", " us"),
+        compared=spread(cost, ".2f", "x") + " direct",
+        others=others(found),
+        figures={"ratio": cost, "direct_us": of_floor(found, _cpu)},
+    )
+    yield at_most(line, cost.median, 1.1, "x")
+
+
 # -- LiteLLM -----------------------------------------------------------------------------------
 def litellm(stage: Stage, compared: Compared) -> Iterator[Line]:
     """Requests a second and CPU against LiteLLM, measured in turn."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +16,7 @@ from payload import UPSTREAM_MODEL
 from processes import Cores, Program, answers, free_port, is_ready, running, tool
 from tools import LOAD
 
+from keymux.core.egress import BindingRecord, ProxyAddress, ProxyRecord, ProxyType
 from keymux.core.records import ClientKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.stores.mongo import MongoStore
@@ -157,9 +159,24 @@ class Target(Struct, frozen=True):
     http2: bool = False
 
 
+class Load(Struct, frozen=True):
+    """What is in a gateway's store.
+
+    Attributes:
+        keys: of each provider.
+        proxies: ports of local SOCKS5 proxies, to which the keys are bound in turn.
+    """
+
+    keys: int = KEYS
+    proxies: Sequence[int] = ()
+
+
+_USUAL = Load()
+
+
 @contextmanager
 def gateway(
-    yard: Yard, name: str, targets: Mapping[str, Target], *, keys: int = KEYS, store: str = ""
+    yard: Yard, name: str, targets: Mapping[str, Target], *, load: Load = _USUAL, store: str = ""
 ) -> Iterator[Gateway]:
     """The shipped program with its default settings: ledger in SQLite, log in a file.
 
@@ -167,7 +184,7 @@ def gateway(
         yard: where it is.
         name: of its folder.
         targets: its providers.
-        keys: of each provider.
+        load: what is in the store.
         store: the address of another store.
     """
     folder = yard.folder / name
@@ -175,7 +192,7 @@ def gateway(
     port, database = free_port(), folder / "keymux.db"
     config, address = folder / "config.json", store or f"sqlite:///{database}"
     config.write_text(json.dumps(_config(yard, targets) | {"port": port, "store": address}))
-    asyncio.run(_seed(MongoStore(store, print) if store else SqliteStore(database), targets, keys))
+    asyncio.run(_seed(MongoStore(store, print) if store else SqliteStore(database), targets, load))
     command = [str(PYTHON), "-m", "keymux", "serve", "--config", str(config)]
     begin = monotonic()
     with running("keymux", command, core=yard.cores.tested, folder=folder) as program:
@@ -216,15 +233,35 @@ def mongodb(yard: Yard) -> Iterator[str]:
         yield f"mongodb://127.0.0.1:{port}/bench"
 
 
-async def _seed(store: Store, targets: Mapping[str, Target], keys: int) -> None:
+@contextmanager
+def proxy(yard: Yard) -> Iterator[int]:
+    """The port of a SOCKS5 proxy on the load's core."""
+    port = free_port()
+    command = [tool("microsocks"), "-i", "127.0.0.1", "-p", str(port)]
+    with running("microsocks", command, core=yard.cores.load, folder=yard.folder) as program:
+        program.wait_for(lambda: answers(port))
+        yield port
+
+
+async def _seed(store: Store, targets: Mapping[str, Target], load: Load) -> None:
     await store.prepare(list(targets))
+    proxies = [
+        ProxyRecord(
+            f"proxy_{port}", f"proxy-{port}", ProxyAddress(ProxyType.SOCKS5, "127.0.0.1", port)
+        )
+        for port in load.proxies
+    ]
+    await store.proxies.add(proxies, "bench")
     for provider in targets:
-        secrets = [f"sk-{provider}-{number:06}" for number in range(keys)]
+        secrets = [f"sk-{provider}-{number:06}" for number in range(load.keys)]
         records = [
             KeyRecord(id=f"key_{hash_of(secret)[:12]}", secret=secret, created_at=1000 + number)
             for number, secret in enumerate(secrets)
         ]
         await store.keys.add(provider, records, "bench")
+        pairs = zip(records, cycle(proxies)) if proxies else ()
+        bindings = [BindingRecord(f"binding_{key.id}", found.id, key.id) for key, found in pairs]
+        await store.bindings.add(provider, bindings, "bench")
     client = ClientKeyRecord(id="client_1", key_hash=hash_of(CLIENT_KEY), shown="km-...cccc")
     await store.clients.add(client, "bench")
     await store.close()

@@ -34,11 +34,13 @@ AGAINST: Mapping[str, Callable[[Stage, Compared], Iterator[Line]]] = {
     "latency": comparing.latency,
     "events": comparing.events,
     "mongodb": comparing.mongodb,
+    "egress": comparing.egress,
     "litellm": comparing.litellm,
 }
 ALONE: Mapping[str, Callable[[Stage], Iterator[Line]]] = {
     "memory": alone.memory,
     "ready": alone.ready,
+    "bound": alone.bound,
     "selection": alone.selection,
 }
 

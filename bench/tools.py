@@ -14,6 +14,7 @@ SOURCES = ("load.c", "upstream.c", "loop.c")
 PACKAGES = {
     "wrk": "wrk",
     "nginx": "nginx",
+    "microsocks": "microsocks",
     "gcc": "gcc libc6-dev",
     "taskset": "util-linux",
     "setpriv": "util-linux",

@@ -44,6 +44,10 @@ Known keys are named by their id, by an unambiguous beginning of it, or by the l
 of the secret. Secrets are shown as their first 3 and last 4 characters; only a new client key is
 printed whole, once.
 
+**Passwords of egress proxies** are asked for, or read with `--password-stdin` or from a file. No
+command shows user or password of a proxy. Proxies are named by their name or id; for bindings keys
+may be named by their label, too.
+
 **Layouts of keys.** The layout is recognised by itself, in UTF-8 or in UTF-16 with its mark:
 
 | layout | looks like |
@@ -177,6 +181,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         "Timeouts": "timeouts",
         "Retry": "retry",
         "Cooldown": "cooldown",
+        "EgressSettings": "egress",
         "Limits": "limits",
         "Log": "log",
         "Secrets": "secrets",

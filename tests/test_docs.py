@@ -14,7 +14,7 @@ from tests.providers.new_file import run_with
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-OWN = ["adding-a-provider", "configuration", "errors", "scaling", "secrets", "vocabulary"]
+OWN = ["adding-a-provider", "configuration", "egress", "errors", "scaling", "secrets", "vocabulary"]
 _BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
 _NAMED_FILE = re.compile(r"`((?:src|tests|config|core|wire|pools|providers)/[\w/.-]*)`")

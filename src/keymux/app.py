@@ -7,16 +7,16 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
 
 from keymux.background import Background
-from keymux.configured import needing_restart, regimen, services, terms
+from keymux.checking import Checker
+from keymux.configured import check_plan, egress_backoff, needing_restart, regimen, services, terms
 from keymux.core.faults import Draining
 from keymux.core.health import Status
-from keymux.core.records import AuditRow, ExchangeRow, KeyRecord, ProviderState
+from keymux.core.records import AuditRow, ExchangeRow
 from keymux.exchange.admit import Admission
 from keymux.exchange.authenticate import Doorkeeper
 from keymux.exchange.counting import Lacking
@@ -31,16 +31,20 @@ from keymux.ingress.operations import Readiness, pages
 from keymux.ingress.server import DRAIN, END_NOW, RELOAD, listen_again
 from keymux.pools.budget import RetryBudget
 from keymux.pools.effects import Change, Effects
+from keymux.pools.egress import Exit
+from keymux.pools.egress_keeping import EgressKeeper
+from keymux.pools.exit_health import Check, ExitChange, ExitHealth
 from keymux.pools.keeping import Keeper
 from keymux.pools.leasing import Leasing
 from keymux.pools.permits import Permits
 from keymux.pools.persistence import Clocks
 from keymux.pools.pool import Pool
 from keymux.settings import BadConfig, Settings, load
+from keymux.store_views import ClaimsView, EgressView, KeyView
 from keymux.stores.bookkeeping import Bookkeeper, recover
 from keymux.stores.journal import Journal, orphans
 from keymux.stores.opening import open_store
-from keymux.stores.port import Store, StoreUnavailable, StoreUnusable
+from keymux.stores.port import StoreUnavailable, StoreUnusable
 from keymux.telemetry.logs import LineSink, Logs
 from keymux.telemetry.metrics import KEYS_NAMED_UP_TO, Gauges, Metrics, Standing
 from keymux.telemetry.redaction import Redactor, redact_body
@@ -51,6 +55,8 @@ from keymux.upstream.transport import Transport
 
 _UNTIL_SERVING_S = 0.1
 TIDY_EVERY_S = 1.0
+_RESYNC_EVERY_S = 60.0
+_CLOSE_EVERY_S = 5.0
 
 
 def wall_ms() -> int:
@@ -87,19 +93,47 @@ class Application:
         self.doorkeeper = Doorkeeper()
         self.admission = Admission()
         self.watch = Watch(time.monotonic, self.background.spawn)
-        self._transport = Transport(settings.timeouts.connect_s)
+        self._transport = Transport(settings.timeouts.connect_s, settings.egress.connect_s)
         self._upstreams = Upstreams(self._transport, redact_body, time.time)
-        self._configure(settings)
         self.pools: dict[str, Pool] = {name: self._pool(name) for name in settings.providers}
-        self._effects = Effects(regimen(settings), time.monotonic, self._luck, self._changed)
-        self.keeper = Keeper(
+        self._exits = ExitHealth(
+            egress_backoff(settings),
+            time.monotonic,
+            self._luck,
+            self._exit_changed,
+            look=self._look,
+            failure=lambda pool, way: self.metrics.egress_failed(way.name, pool.name),
+        )
+        self._effects = Effects(
+            regimen(settings), time.monotonic, self._luck, self._changed, self._exits
+        )
+        self.egress = EgressKeeper(
             self.pools,
-            _KeyStore(self.store, self.actor, self._redactor),
-            self.book.note,
+            EgressView(self.store, self.actor, self._redactor),
             self._clocks,
             self.actor,
             self.background.spawn,
         )
+        self.checker = Checker(
+            self.pools,
+            check_plan(settings),
+            self._checked,
+            claims=ClaimsView(self.store),
+            owner=self.actor,
+            clock=time.monotonic,
+            luck=self._luck,
+            spawn=self.background.spawn,
+        )
+        self.keeper = Keeper(
+            self.pools,
+            KeyView(self.store, self.actor, self._redactor),
+            self.egress.refresh,
+            self.book.note,
+            clocks=self._clocks,
+            actor=self.actor,
+            spawn=self.background.spawn,
+        )
+        self._configure(settings)
         self.gateway = Gateway(self._parts())
         self.follower = Follower(self.store.audit, self._take_over, self._away)
         self._backups: dict[tuple[str, ...], int] = {}
@@ -131,6 +165,13 @@ class Application:
         """Put new settings in place: the next exchange begins under them."""
         found = services(settings)
         self._upstreams.configure(found, settings.limits.answer_bytes)
+        for name, provider in settings.providers.items():
+            self.pools[name].ways.configure(
+                required=provider.egress == "required", is_plain=provider.is_plain
+            )
+        self._effects.regimen = regimen(settings)
+        self._exits.backoff = egress_backoff(settings)
+        self.checker.plan = check_plan(settings)
         self._terms = terms(settings, found)
 
     def _pool(self, name: str) -> Pool:
@@ -140,7 +181,7 @@ class Application:
 
     def _permits(self) -> Permits:
         return Permits(
-            _Claims(self.store), self.actor, time.monotonic, self._luck, self.background.spawn
+            ClaimsView(self.store), self.actor, time.monotonic, self._luck, self.background.spawn
         )
 
     def front(self) -> Front:
@@ -174,6 +215,9 @@ class Application:
             self.book.keep_tidy(),
             self.watch.run(),
             self.follower.run(),
+            self.checker.run(),
+            self._resync(),
+            self._close_idle(),
             self._tidy(),
             self._mind_the_parent(),
             self._publish(),
@@ -195,7 +239,8 @@ class Application:
         interrupted = await self._recover()
         await self.follower.skip()
         self.doorkeeper.replace_all(await self.store.clients.load())
-        await self.keeper.load()
+        for provider in self.pools:
+            await self._load_pool(provider)
         for provider in self.pools:
             await self._count_backups(provider)
         return interrupted
@@ -247,6 +292,32 @@ class Application:
             await asyncio.sleep(TIDY_EVERY_S)
             await self.store.ledger.tidy()
 
+    async def _load_pool(self, name: str) -> None:
+        """The ways out come first: no key may be in the pool before its bindings are known."""
+        repaired = await self.store.bindings.repair(name, self.actor)
+        if repaired.repaired or repaired.deleted or repaired.without_proxy:
+            self.logs.logger.warning(
+                "bindings repaired",
+                provider=name,
+                checked=repaired.checked,
+                repaired=repaired.repaired,
+                deleted=repaired.deleted,
+                without_proxy=repaired.without_proxy,
+            )
+        await self.egress.load_pool(name)
+        await self.keeper.load_pool(name)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(_RESYNC_EVERY_S)
+            with suppress(StoreUnavailable, StoreUnusable):
+                await self.egress.resync()
+
+    async def _close_idle(self) -> None:
+        while True:
+            await asyncio.sleep(min(_CLOSE_EVERY_S, self.settings.egress.idle_s))
+            await self._transport.close_idle(self.settings.egress.idle_s)
+
     async def _mind_the_parent(self) -> None:
         """End when the supervisor is gone: nobody would restart or stop this process."""
         await parent_gone()
@@ -279,8 +350,7 @@ class Application:
         for name in settings.providers:
             if name not in self.pools:
                 self.pools[name] = self._pool(name)
-                await self.keeper.load_pool(name)
-        self._effects.regimen = regimen(settings)
+                await self._load_pool(name)
         self._configure(settings)
         changed = needing_restart(self._started_with, settings)
         self.logs.logger.info("config reloaded", needs_restart=changed)
@@ -297,6 +367,7 @@ class Application:
             self.doorkeeper.replace_all(await self.store.clients.load())
         for provider in {row.provider for row in rows if row.action.startswith("backup.")}:
             await self._count_backups(provider)
+        await self.egress.follow(rows)
         await self.keeper.follow(rows)
 
     async def _count_backups(self, provider: str) -> None:
@@ -324,6 +395,30 @@ class Application:
             after=after,
             reason=change.reason,
         )
+
+    def _exit_changed(self, change: ExitChange) -> None:
+        self.egress.changed(change)
+        after = change.exit.gate.condition.status
+        if after is not change.before:
+            self.logs.logger.warning(
+                "egress",
+                proxy=change.exit.name,
+                provider=change.pool.name,
+                before=change.before,
+                after=after,
+                reason=change.reason,
+            )
+
+    def _look(self, pool: Pool, way: Exit) -> None:
+        self.checker.look(pool, way)
+
+    def _checked(self, pool: Pool, way: Exit, found: Check) -> None:
+        before = way.gate.condition
+        doubt = self._exits.checked(pool, way, found)
+        if way.gate.condition is before:
+            self.egress.checked(pool, way, found)
+        if doubt is not None:
+            self._effects.charge_provider(pool, *doubt, time.monotonic())
 
     def _report(self, where: str, trace: str) -> None:
         self.logs.logger.error("defect", where=where, trace=trace)
@@ -354,12 +449,19 @@ class Application:
             keys |= {(name, status): census[status] for status in Status}
             if len(pool.keys) <= KEYS_NAMED_UP_TO:
                 for key in pool.keys.values():
-                    key_up[name, key.id] = int(key.gate.is_open(now) and not key.is_out)
+                    is_up = key.gate.is_open(now) and key.exits.is_open and not key.is_out
+                    key_up[name, key.id] = int(is_up)
         return Standing(
             keys=keys,
             backup_keys=self._backups,
             key_up=key_up,
             provider_up={(name,): int(pool.gate.is_open(now)) for name, pool in self.pools.items()},
+            proxies={
+                (way.name, name): (int(way.is_open), way.latency_s)
+                for name, pool in self.pools.items()
+                for way in pool.ways.by_proxy.values()
+                if way.keys
+            },
         )
 
 
@@ -367,43 +469,3 @@ async def _listen_when_serving() -> None:
     """Let signals in once the server's own loop runs: what comes just before that would be lost."""
     await asyncio.sleep(_UNTIL_SERVING_S)
     listen_again()
-
-
-class _Claims:
-    """The store's claims, as the pools ask for them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def claim(self, scope: str, owner: str, seconds: float) -> bool | None:
-        try:
-            return await self._store.claims.claim(scope, owner, seconds)
-        except (StoreUnavailable, StoreUnusable):
-            return None
-
-
-class _KeyStore:
-    """The store as the keeper needs it; every secret that passes is learned by the redactor."""
-
-    troubles: ClassVar[tuple[type[Exception], ...]] = (StoreUnavailable, StoreUnusable)
-
-    def __init__(self, store: Store, actor: str, redactor: Redactor) -> None:
-        self._store = store
-        self._actor = actor
-        self._redactor = redactor
-
-    async def load_keys(self, provider: str) -> Sequence[KeyRecord]:
-        records = await self._store.keys.load(provider)
-        self._redactor.learn(record.secret for record in records)
-        return records
-
-    async def find_keys(self, provider: str, key_ids: Collection[str]) -> Sequence[KeyRecord]:
-        records = await self._store.keys.find_some(provider, key_ids)
-        self._redactor.learn(record.secret for record in records)
-        return records
-
-    async def provider_state(self, provider: str) -> ProviderState:
-        return await self._store.provider_state(provider)
-
-    async def promote(self, provider: str, dead_key: str, at: int) -> str | None:
-        return await self._store.backups.promote(provider, dead_key, at=at, actor=self._actor)

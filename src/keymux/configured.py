@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from keymux.core.health import Backoff
 from keymux.core.retrying import first_steps
 from keymux.core.vocabulary import Operation, WireFormat
 from keymux.exchange.ports import Rules
@@ -10,6 +11,7 @@ from keymux.pools.effects import Regimen
 from keymux.providers import CATALOGUE
 from keymux.settings import Settings
 from keymux.upstream.asking import Service
+from keymux.upstream.tunnel import Plan, target_of
 
 
 def terms(settings: Settings, services: Mapping[str, Service]) -> Terms:
@@ -52,27 +54,45 @@ def regimen(settings: Settings) -> Regimen:
     )
 
 
+def egress_backoff(settings: Settings) -> Backoff:
+    """How long an exit that failed is left alone."""
+    return Backoff(tuple(settings.egress.retry_s))
+
+
+def check_plan(settings: Settings) -> Plan:
+    """How exits are checked; those of providers without TLS are not."""
+    egress = settings.egress
+    targets = {
+        name: target_of(
+            f"https://{egress.check_target}" if egress.check_target else provider.url,
+            provider.ca_file,
+        )
+        for name, provider in settings.providers.items()
+        if not provider.is_plain
+    }
+    return Plan(targets, egress.check_every_s, egress.connect_s)
+
+
 _UNTIL_RESTART = ("host", "port", "workers", "store", "journal", "log", "retry", "secrets")
-_TIMEOUTS_UNTIL_RESTART = ("connect_s", "drain_s")
+_PARTS_UNTIL_RESTART = {"timeouts": ("connect_s", "drain_s"), "egress": ("connect_s",)}
 
 
 def needing_restart(before: Settings, after: Settings) -> list[str]:
     """Changes that only a restart brings into effect, as paths in the config."""
     sections = [name for name in _UNTIL_RESTART if getattr(before, name) != getattr(after, name)]
-    timeouts = [
-        f"timeouts.{name}"
-        for name in _TIMEOUTS_UNTIL_RESTART
-        if getattr(before.timeouts, name) != getattr(after.timeouts, name)
+    parts = [
+        f"{section}.{name}"
+        for section, names in _PARTS_UNTIL_RESTART.items()
+        for name in names
+        if getattr(getattr(before, section), name) != getattr(getattr(after, section), name)
     ]
-    return sections + timeouts
+    return sections + parts
 
 
 def keeping_until_restart(before: Settings, after: Settings) -> Settings:
     """New settings, without what only a restart brings into effect."""
-    old = {name: getattr(before.timeouts, name) for name in _TIMEOUTS_UNTIL_RESTART}
-    return after.model_copy(
-        update={
-            **{name: getattr(before, name) for name in _UNTIL_RESTART},
-            "timeouts": after.timeouts.model_copy(update=old),
-        }
-    )
+    kept: dict[str, object] = {name: getattr(before, name) for name in _UNTIL_RESTART}
+    for section, names in _PARTS_UNTIL_RESTART.items():
+        old = {name: getattr(getattr(before, section), name) for name in names}
+        kept[section] = getattr(after, section).model_copy(update=old)
+    return after.model_copy(update=kept)

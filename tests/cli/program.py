@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pexpect
 from msgspec import Struct
 
+from keymux.core.egress import BindingRecord, ProxyAddress, ProxyRecord, ProxyType
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.stores.port import Store
@@ -167,6 +168,30 @@ class Program:
         """Give a provider backup keys."""
         self.store(lambda store: store.backups.add(provider, records, ACTOR))
 
+    def add_proxies(self, *records: ProxyRecord) -> None:
+        """Put egress proxies into the store."""
+        self.store(lambda store: store.proxies.add(records, ACTOR))
+
+    def bind(self, *records: BindingRecord, provider: str = "alpha") -> None:
+        """Bind keys to egress proxies."""
+        self.store(lambda store: store.bindings.add(provider, records, ACTOR))
+
+    def proxies(self) -> dict[str, ProxyRecord]:
+        """The egress proxies by name."""
+        return {one.name: one for one in self.store(lambda store: store.proxies.load())}
+
+    def bindings(self, provider: str = "alpha") -> list[BindingRecord]:
+        """The bindings of a provider."""
+        return self.store(lambda store: store.bindings.load(provider))
+
+    def bound(self, provider: str = "alpha") -> set[tuple[str, str, int]]:
+        """Which keys are bound to which egress proxies, by name, with which priority."""
+        names = {record.id: name for name, record in self.proxies().items()}
+        return {
+            (one.key_id, names.get(one.proxy_id, one.proxy_id), one.priority)
+            for one in self.bindings(provider)
+        }
+
     def pool(self, provider: str = "alpha") -> dict[str, KeyRecord]:
         """The keys of a provider by their secret."""
         records = self.store(lambda store: store.keys.load(provider))
@@ -186,6 +211,19 @@ def key(secret: str, **fields: Any) -> KeyRecord:
 def backup(secret: str, **fields: Any) -> BackupKeyRecord:
     """A backup key as the program would make it."""
     return BackupKeyRecord(id=id_of(secret), secret=secret, **fields)
+
+
+def proxy(name: str, **fields: Any) -> ProxyRecord:
+    """An egress proxy on a port that nobody listens on."""
+    port = 1 + sum(name.encode()) % 1000
+    address = ProxyAddress(ProxyType.HTTP, "127.0.0.1", port, "user", "s3cr3t-of-" + name)
+    return ProxyRecord(**{"id": f"proxy_{name}", "name": name, "address": address, **fields})
+
+
+def binding(secret: str, name: str, priority: int = 1, **fields: Any) -> BindingRecord:
+    """A key bound to an egress proxy."""
+    made = {"id": f"binding_{id_of(secret)}_{name}", "proxy_id": f"proxy_{name}"}
+    return BindingRecord(**{**made, "key_id": id_of(secret), "priority": priority, **fields})
 
 
 def id_of(secret: str) -> str:

@@ -64,9 +64,9 @@ def test_an_interrupt_leaves_no_trace(keymux: Program) -> None:
 
 
 def test_standard_input_is_not_read_from_a_terminal(keymux: Program) -> None:
-    """--stdin on a terminal would show the keys, so it is refused."""
+    """--stdin on a terminal would show the secrets, so it is refused."""
     process = keymux.terminal("keys", "add", "alpha", "--stdin")
-    process.expect("would show the keys")
+    process.expect("would show the secrets")
     process.expect(pexpect.EOF)
     process.close()
 

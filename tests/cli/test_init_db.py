@@ -64,7 +64,7 @@ def test_programs_read_what_was_done(keymux: Program) -> None:
     """--json lists what was made; nothing the second time."""
     first, second = (keymux.good("init-db", "--json").json for _ in range(2))
 
-    assert len(first["done"]) == 3
+    assert len(first["done"]) == 4
     assert second == {"store": "sqlite:///keymux.db", "done": []}
 
 

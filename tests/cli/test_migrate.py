@@ -13,10 +13,12 @@ from bson import ObjectId
 from msgspec.structs import replace
 from pymongo import MongoClient
 
+from keymux.core.egress import ExitState, ProxyAddress, ProxyType
 from keymux.core.health import Event, Status
 from keymux.core.records import ClientKeyRecord, ProviderState
 from keymux.ids import first_id_at
 from keymux.settings import load
+from keymux.stores.moving import figures
 from keymux.stores.opening import SealedStore, open_store
 from keymux.stores.port import Batch
 from tests.cli.program import CONFIG, KEYMUX, Program, backup, id_of, key
@@ -24,9 +26,11 @@ from tests.cli.test_running_server import seconds_until
 from tests.contract.records import (
     NOON,
     attempt,
+    binding,
     cooling,
     exchange,
     provider_transition,
+    proxy,
     shaded,
     transition,
 )
@@ -35,6 +39,18 @@ from tests.stores.mongo.server import any_server, database_on
 FILE = "sqlite:///keymux.db"
 KEYS = ("sk-one-0123456789", "sk-two-0123456789", "sk-three-0123456789")
 SPARES = ("sk-spare-0123456789", "sk-more-0123456789")
+PASSWORDS = ("pass-p1-0123456789", "pass-p2")
+FULL = proxy(
+    "p1",
+    name="way out",
+    address=ProxyAddress(ProxyType.SOCKS5, "2001:db8::1", 1080, "ann", PASSWORDS[0]),
+    is_active=False,
+    exits={"alpha": ExitState(Status.ERROR, NOON, "refused", 2, 5), "beta": ExitState()},
+    last_latency_ms=12,
+    last_checked_at=NOON,
+    last_error="refused",
+    fail_count=3,
+)
 ROWS = 2500
 
 
@@ -65,10 +81,14 @@ def _store(keymux: Program, address: str) -> SealedStore:
 async def _fill(store: SealedStore) -> None:
     """Records of every kind, with every field in use somewhere."""
     await store.prepare(["alpha", "beta"])
+    await store.proxies.add([FULL, proxy("p2"), proxy("p3", name="way out (p1)")], "me")
     one, two, three = (replace(key(secret), created_at=NOON) for secret in KEYS)
     await store.keys.add("alpha", [replace(one, label="first", group="team"), two, three], "me")
     await store.backups.add("alpha", [backup(secret, created_at=NOON) for secret in SPARES], "me")
     await store.keys.change("alpha", two.id, Event.DISABLE, actor="me", reason="rotating")
+    bound = [binding("p1", two.id, priority=7, is_active=False), binding("gone", one.id)]
+    await store.bindings.add("alpha", bound, "me")
+    await store.bindings.add("beta", [binding("p1", "gone")], "me")
     await store.backups.promote("alpha", two.id, at=NOON, actor="me")
     for name, revoked in (("client_1", None), ("client_2", NOON)):
         record = ClientKeyRecord(name, f"hash of {name}", "km-...", "alice", ("m", "n"), NOON)
@@ -106,6 +126,8 @@ async def _everything(store: SealedStore) -> dict[str, Any]:
     found = {
         "keys": sorted(await store.keys.load("alpha"), key=lambda one: one.id),
         "backups": sorted(await store.backups.load("alpha"), key=lambda one: one.id),
+        "proxies": await store.proxies.load(),
+        "bindings": [await store.bindings.load(name) for name in ("alpha", "beta")],
         "clients": await store.clients.load(),
         "states": [await store.provider_state(name) for name in ("alpha", "beta")],
         "audit": await store.audit.since(0, 10_000),
@@ -119,6 +141,16 @@ def _in(keymux: Program, address: str) -> dict[str, Any]:
     return asyncio.run(_everything(_store(keymux, address)))
 
 
+def _figures(keymux: Program, address: str) -> dict[str, str]:
+    async def work(store: SealedStore) -> dict[str, str]:
+        await store.prepare(["alpha", "beta"])
+        found = await figures(store.everything, store.ledger, ["alpha", "beta"])
+        await store.close()
+        return found
+
+    return asyncio.run(work(_store(keymux, address)))
+
+
 @pytest.fixture
 def filled(keymux: Program) -> Program:
     """An embedded store with records of every kind."""
@@ -130,7 +162,7 @@ def _secrets_in(uri: str) -> set[str]:
     with MongoClient[dict[str, Any]](uri) as client:
         database = client.get_default_database()
         dump = repr([list(database[name].find()) for name in database.list_collection_names()])
-    return {secret for secret in (*KEYS, *SPARES) if secret in dump}
+    return {secret for secret in (*KEYS, *SPARES, *PASSWORDS) if secret in dump}
 
 
 # -- there and back ------------------------------------------------------------------------------
@@ -146,6 +178,8 @@ def test_everything_arrives_and_comes_back(filled: Program, uri: str) -> None:
     assert between == before
     assert after == before
     assert len(before["rows"]) == ROWS
+    assert before["proxies"][0] == FULL
+    assert [len(each) for each in before["bindings"]] == [3, 1]
     assert "everything is there" in there.err
     assert "everything is there" in back.err
     assert _secrets_in(uri) == set()
@@ -164,6 +198,8 @@ def test_both_sides_are_shown(filled: Program, uri: str) -> None:
     assert rows["alpha_keys"]["target"] == "4"
     assert rows["exchanges: output tokens"]["target"] == str(20 * ROWS)
     assert int(rows["exchanges: cost in micro-dollars"]["source"]) > 0
+    assert (rows["proxies"]["target"], rows["alpha_bindings"]["target"]) == ("3", "3")
+    assert {"proxies: hash of addresses", "beta_bindings: hash of pairs"} <= rows.keys()
     assert rows["alpha_keys: tokens used"]["target"] == str(150 * ROWS)
     assert {row["same"] for row in rows.values()} == {"yes"}
 
@@ -180,11 +216,8 @@ def test_the_source_is_not_changed(filled: Program, uri: str) -> None:
 
 
 def test_a_legacy_database_is_brought_over(keymux: Program, uri: str) -> None:
-    """Documents of other programs: ids of MongoDB's own, plain keys, missing fields.
-
-    Egress proxies and bindings have no place in a file yet, and that is said.
-    """
-    first, second = ObjectId(), ObjectId()
+    """Documents of other programs: ids of MongoDB's own, plain keys, missing fields."""
+    first, second, way = ObjectId(), ObjectId(), ObjectId()
     with MongoClient[dict[str, Any]](uri) as client:
         database = client.get_default_database()
         database["alpha_keys"].insert_many(
@@ -194,11 +227,28 @@ def test_a_legacy_database_is_brought_over(keymux: Program, uri: str) -> None:
             ]
         )
         database["alpha_backup_keys"].insert_one({"apiKey": SPARES[0], "isUsed": False})
-        database["proxies"].insert_one({"name": "p1", "password": "pw"})
-        database["alpha_bindings"].insert_one({"proxyId": "p1", "alphaKeyId": first})
+        database["proxies"].insert_many(
+            [
+                {
+                    "_id": way,
+                    "host": "h",
+                    "port": 3128.0,
+                    "type": "socks5h",
+                    "password": "pw-12345",
+                },
+                {"_id": "twin", "host": "h", "port": 3128, "type": "socks5"},
+            ]
+        )
+        database["alpha_bindings"].insert_many(
+            [
+                {"_id": "x", "proxyId": way, "alphaKeyId": first},
+                {"_id": "y", "proxyId": 7, "alphaKeyId": second},
+            ]
+        )
         before = repr([list(database[n].find()) for n in sorted(database.list_collection_names())])
-    done = keymux.good("migrate", "--from", uri, "--to", FILE)
+    keymux.good("migrate", "--from", uri, "--to", FILE)
     found = keymux.pool()
+    egress = _in(keymux, FILE)
     with MongoClient[dict[str, Any]](uri) as client:
         database = client.get_default_database()
         after = repr([list(database[n].find()) for n in sorted(database.list_collection_names())])
@@ -210,11 +260,83 @@ def test_a_legacy_database_is_brought_over(keymux: Program, uri: str) -> None:
     assert found[KEYS[1]].state.status is Status.EXHAUSTED
     assert found[KEYS[1]].tokens_used == 7
     assert list(keymux.backups()) == [SPARES[0]]
-    assert "proxies: 1 records were left behind" in done.err
-    assert "alpha_bindings: 1 records were left behind" in done.err
+    assert [one.id for one in egress["proxies"]] == [str(way), "twin"]
+    assert egress["proxies"][0].address == ProxyAddress(
+        ProxyType.SOCKS5, "h", 3128, password="pw-12345"
+    )
+    assert [(one.proxy_id, one.key_id) for one in egress["bindings"][0]] == [
+        (str(way), str(first)),
+        ("", str(second)),
+    ]
     assert after == before
     dump = b"".join(path.read_bytes() for path in keymux.folder.glob("keymux.db*"))
-    assert not [secret for secret in (*KEYS, *SPARES) if secret.encode() in dump]
+    assert not [one for one in (*KEYS, *SPARES, "pw-12345") if one.encode() in dump]
+
+
+def test_addresses_that_are_there_twice_come_back(keymux: Program, uri: str, server: str) -> None:
+    """Other programs may have written one twice; both proxies are brought to the file and back."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        twins = [{"_id": f"p{n}", "host": "h", "port": 3128, "name": "out"} for n in (1, 2)]
+        client.get_default_database()["proxies"].insert_many(twins)
+    keymux.good("migrate", "--from", uri, "--to", FILE)
+    with database_on(server) as another:
+        keymux.good("migrate", "--to", another)
+        found = _in(keymux, another)["proxies"]
+
+    assert [(one.id, one.name) for one in found] == [("p1", "out"), ("p2", "out (p2)")]
+    assert found == _in(keymux, FILE)["proxies"]
+
+
+@pytest.mark.parametrize(
+    ("change", "different"),
+    [
+        pytest.param(
+            "UPDATE proxies SET password = 'other' WHERE _id = 'p1'",
+            "proxies: hash of addresses",
+            id="a password",
+        ),
+        pytest.param(
+            "UPDATE proxies SET host = 'other' WHERE _id = 'p1'",
+            "proxies: hash of addresses",
+            id="an address",
+        ),
+        pytest.param(
+            "UPDATE beta_bindings SET priority = 5", "beta_bindings: hash of pairs", id="a priority"
+        ),
+        pytest.param(
+            "UPDATE beta_bindings SET proxyId = 'p2'", "beta_bindings: hash of pairs", id="a proxy"
+        ),
+    ],
+)
+def test_what_differs_is_named_and_mended(
+    filled: Program, uri: str, change: str, different: str
+) -> None:
+    """Whatever was changed in the source after it was brought over is brought over again."""
+    filled.good("migrate", "--to", uri)
+    before = _figures(filled, FILE)
+    with closing(sqlite3.connect(filled.folder / "keymux.db")) as connection, connection:
+        connection.execute(change)
+    after = _figures(filled, FILE)
+    with MongoClient[dict[str, Any]](uri) as client:
+        marks = client.get_default_database()["keymux_meta"]
+        marks.update_one({"_id": "migration"}, {"$set": {"done": False}})
+    filled.good("migrate", "--to", uri)
+
+    assert {what for what in after if after[what] != before[what]} == {different}
+    assert _figures(filled, uri) == after
+
+
+def test_a_pair_that_is_there_twice_is_a_difference(keymux: Program, uri: str) -> None:
+    """It is named: an operator has to say which one is meant."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        pair = {"proxyId": "p1", "alphaKeyId": "k1"}
+        twins = [{"_id": "x", **pair}, {"_id": "y", **pair}]
+        client.get_default_database()["alpha_bindings"].insert_many(twins)
+    done = keymux.run("migrate", "--from", uri, "--to", FILE)
+
+    assert done.code == 1
+    assert "the document 'y' is left out: 'x' binds the same key to the same proxy" in done.err
+    assert "differ in alpha_bindings" in done.err
 
 
 # -- interrupted and repeated --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from keymux.core.egress import BindingRecord, ProxyAddress, ProxyRecord, ProxyType
 from keymux.core.health import Status
 from keymux.core.records import (
     AttemptRecord,
@@ -32,6 +33,18 @@ def key(name: str, **fields: object) -> KeyRecord:
 def spare(name: str, created_at: int = NOON) -> BackupKeyRecord:
     """A backup key."""
     return BackupKeyRecord(name, f"secret-{name}", created_at=created_at)
+
+
+def proxy(proxy_id: str, **fields: object) -> ProxyRecord:
+    """An egress proxy, at an address of its own."""
+    address = ProxyAddress(ProxyType.HTTP, f"{proxy_id}.example", 3128, "ann", f"pass-{proxy_id}")
+    return replace(ProxyRecord(proxy_id, f"name-{proxy_id}", address, created_at=NOON), **fields)
+
+
+def binding(proxy_id: str, key_id: str, name: str = "", **fields: object) -> BindingRecord:
+    """A binding, called after its proxy and key unless it is named."""
+    record = BindingRecord(name or f"{proxy_id}-{key_id}", proxy_id, key_id, created_at=NOON)
+    return replace(record, **fields)
 
 
 def attempt(key_id: str = "k1", provider: str = ACME, started_ms: int = 0) -> AttemptRecord:
@@ -103,6 +116,11 @@ async def state_of(store: Store, key_id: str = "k1") -> KeyState:
     record = await store.keys.find(ACME, key_id)
     assert record is not None
     return record.state
+
+
+async def pairs_in(store: Store, provider: str = ACME) -> list[tuple[str, str]]:
+    """All bindings: the key and its proxy."""
+    return sorted((one.key_id, one.proxy_id) for one in await store.bindings.load(provider))
 
 
 async def actions_in(store: Store) -> list[tuple[str, str]]:

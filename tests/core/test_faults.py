@@ -26,6 +26,7 @@ too_many_requests             429 client
 client_stalled                499 client
 no_capacity                   503 gateway
 rate_limited                  429 gateway
+egress_unavailable            503 egress
 deadline_reached              504 gateway
 overloaded                    503 gateway
 draining                      503 gateway
@@ -35,6 +36,7 @@ client_gone                   499 nobody
 upstream_unreachable          502 provider
 upstream_certificate_rejected 502 provider
 egress_failed                 503 egress
+egress_refused                503 egress
 stale_connection              502 nobody
 upstream_refused_stream       502 provider
 upstream_no_reply             502 provider

@@ -84,9 +84,9 @@ def test_the_first_fault_decides_the_direction(
 def test_another_key_avoids_every_key_that_failed_there() -> None:
     """Keys of another provider may bear the same names and are not meant."""
     tried = [
-        failed(faults.EgressFailed, THERE, "k9"),
-        failed(faults.EgressFailed, HERE, "k1"),
-        failed(faults.EgressFailed, HERE, "k2"),
+        failed(faults.ModelNotPermitted, THERE, "k9"),
+        failed(faults.ModelNotPermitted, HERE, "k1"),
+        failed(faults.ModelNotPermitted, HERE, "k2"),
     ]
 
     assert after(*tried)[0].avoid_keys == frozenset({"k1", "k2"})
@@ -204,7 +204,7 @@ def test_a_provider_that_was_left_for_another_reason_is_not_asked_again() -> Non
 
 def test_the_last_attempt_goes_to_a_provider_that_was_not_asked_yet() -> None:
     """Seven keys of one provider failed; the eighth attempt may as well ask another."""
-    tried = [failed(faults.EgressFailed, key=f"k{index}") for index in range(7)]
+    tried = [failed(faults.ModelNotPermitted, key=f"k{index}") for index in range(7)]
     sixth, seventh = after(*tried[:6]), after(*tried)
 
     assert (targets(sixth), targets(seventh)) == ([HERE, THERE], [THERE, HERE])
@@ -424,6 +424,8 @@ def test_a_client_hears_nothing_of_our_keys(kind: type[UpstreamFault]) -> None:
         faults.KeyRejected: faults.NoneReady,
         faults.KeyRevoked: faults.NoneReady,
         faults.ModelNotPermitted: faults.NoneReady,
+        faults.EgressFailed: faults.EgressDown,
+        faults.EgressRefused: faults.EgressDown,
     }
 
     assert type(said) is ours.get(kind, kind)

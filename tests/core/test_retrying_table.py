@@ -12,7 +12,8 @@ from tests.core.trouble import UPSTREAM_FAULTS
 RULES = """
 Unreachable         | none    | other provider                                | =                  | same key once | provider away, 5 to 60 s
 CertificateRejected | none    | other provider                                | =                  |               | provider away, 5 to 60 s
-EgressFailed        | none    | other key, other provider                     | =                  |               | egress away
+EgressFailed        | none    | next binding, other key, other provider       | =                  | next binding  | egress away until a check
+EgressRefused       | none    | next binding, other key, other provider       | =                  | next binding  | egress away until an operator
 StaleConnection     | none    | same key once                                 | =                  | same key once | nothing
 RequestCut          | none    | other key, other provider                     | =                  | same key once | provider error counted
 NoReply             | unknown | other key, other provider                     | =                  |               | provider error counted

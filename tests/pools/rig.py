@@ -12,6 +12,8 @@ from keymux.core.retrying import Step
 from keymux.core.vocabulary import Target
 from keymux.pools.budget import RetryBudget, Turn
 from keymux.pools.effects import Change, Effects, Regimen
+from keymux.pools.egress import Exit
+from keymux.pools.exit_health import ExitChange, ExitHealth
 from keymux.pools.leasing import Leasing
 from keymux.pools.permits import Permits
 from keymux.pools.pool import Lease, Pool
@@ -106,7 +108,20 @@ class World:
             failing=Backoff((30.0, 60.0, 120.0)),
             provider=Backoff((10.0, 20.0, 40.0)),
         )
-        self.effects = Effects(self.regimen, self.clock, Steady(), tell or self.changes.append)
+        self.exit_changes: list[ExitChange] = []
+        self.looks: list[Exit] = []
+        self.failures: list[Exit] = []
+        self.exits = ExitHealth(
+            Backoff((5.0, 10.0, 20.0)),
+            self.clock,
+            Steady(),
+            self.exit_changes.append,
+            look=lambda _, way: self.looks.append(way),
+            failure=lambda _, way: self.failures.append(way),
+        )
+        self.effects = Effects(
+            self.regimen, self.clock, Steady(), tell or self.changes.append, self.exits
+        )
         self.leasing = Leasing(
             {PROVIDER: self.pool},
             self.effects,

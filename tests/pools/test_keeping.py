@@ -21,6 +21,7 @@ from keymux.core.records import BackupKeyRecord, KeyRecord, ProviderState, Trans
 from keymux.pools.effects import Change
 from keymux.pools.keeping import Keeper
 from keymux.pools.persistence import Clocks
+from keymux.pools.pool import Pool
 from keymux.stores.port import Batch
 from keymux.stores.sqlite import SqliteStore
 from tests.pools.rig import MODEL, PROVIDER, Clock, World
@@ -76,13 +77,18 @@ class Gateway:
         self.keeper = Keeper(
             {PROVIDER: self.world.pool},
             self.door,
+            self._refresh,
             self.noted.append,
-            self.clocks,
-            actor,
-            self._spawn,
+            clocks=self.clocks,
+            actor=actor,
+            spawn=self._spawn,
         )
         self.keeper.rescue_s = 0.0
+        self.refreshed: list[Collection[str] | None] = []
         self._seen = 0
+
+    async def _refresh(self, pool: Pool, keys: Collection[str] | None) -> None:
+        self.refreshed.append(keys)
 
     def _changed(self, change: Change) -> None:
         self.keeper.changed(change)
@@ -93,7 +99,7 @@ class Gateway:
     async def start(self) -> "Gateway":
         """Load the pools."""
         self._seen = await self.store.audit.last()
-        await self.keeper.load()
+        await self.keeper.load_pool(PROVIDER)
         return self
 
     async def finish(self) -> None:

@@ -29,7 +29,7 @@ class CountingLanes(Lanes):
 
 def counted(world: World) -> CountingLanes:
     """Let a world choose by lanes that count."""
-    lanes = CountingLanes(world.pool.keys, world.pool._alarms, world.pool._ask)
+    lanes = CountingLanes(world.pool.keys, world.pool._alarms, world.pool.ways, world.pool._ask)
     world.pool._lanes = lanes
     return lanes
 
@@ -351,7 +351,8 @@ def test_many_models_and_failures_leave_no_pile() -> None:
 
 def test_bringing_back_to_a_lane_that_nobody_asked_for_is_harmless() -> None:
     """A group may open for a model before the first request for it."""
-    lanes, group = Lanes({}, Alarms(), World().pool._ask), Group("team")
+    pool, group = World().pool, Group("team")
+    lanes = Lanes({}, Alarms(), pool.ways, pool._ask)
     group.model_gate(MODEL, Gate)
     lanes.bring_group_back(group, MODEL)
 

@@ -1,13 +1,16 @@
 """The sandbox beside code that does not await: the same in a thread and in another process."""
 
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+import trustme
 
 from keymux.sandbox import Sandbox
 from keymux.sandbox.apart import SandboxChild, SandboxThread
@@ -114,6 +117,24 @@ def test_a_child_ends_with_its_context() -> None:
         child.behave(KEY, Ok())
 
     assert child.process.returncode == 0
+
+
+def test_a_child_speaks_tls(tmp_path: Path) -> None:
+    """With a certificate for any name; records are read on, and say where requests came from."""
+    authority = trustme.CA()
+    here = ssl.create_default_context()
+    authority.configure_trust(here)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
+    with SandboxChild(certificate=tmp_path / "server.pem") as child:
+        for _ in range(2):
+            with Peer(child.url(), here) as peer:
+                peer.ask(CHAT, body_for(CHAT))
+                assert peer.hear().is_whole
+        [second] = child.seen_since(1)
+
+        assert (second.number, second.source) == (2, "127.0.0.1")
 
 
 def test_a_child_ends_with_its_parent() -> None:

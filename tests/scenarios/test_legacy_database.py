@@ -94,7 +94,8 @@ def _used(provider: str) -> Stored:
 
 
 def _binding(provider: str, proxy: object) -> Stored:
-    bound = {f"{provider}KeyId": _object_id(f"{provider}-plain"), "priority": 1, "isActive": True}
+    key_id = _object_id(f"{provider}-cooling")
+    bound = {f"{provider}KeyId": key_id, "priority": 1, "isActive": True}
     return {"_id": _object_id(f"{provider}-binding"), "proxyId": proxy, **bound, "by": "hand"}
 
 
@@ -656,13 +657,37 @@ def test_a_document_of_wrong_types_is_left_out(
 
     assert statuses == [200] * 12
     assert not secrets & {one.key for one in sandbox.seen}
-    assert {text for text in told if "are kept and not used" not in text} == {
+    assert told == {
         f"openhands_keys: the document {each['_id']!r} is left out: "
         f"its field {field} is missing or of the wrong type"
         for each, field in zip(WRONG, FIELDS, strict=True)
     }
     assert _clear(host.log_path.read_text(), secrets | {"Old-canary"}) == set()
     assert all(after[each["_id"]].items() >= each.items() for each in WRONG)
+
+
+@pytest.mark.parametrize("proxy", ["gone", 7, "proxy-4"])
+def test_a_bound_key_never_goes_directly(
+    address: str, sandbox: SandboxThread, tmp_path: Path, proxy: object
+) -> None:
+    """Also if its proxy is not there, cannot be told, or is of an unknown type."""
+    bound = {**_binding("openhands", proxy), "_id": "bound"}
+    bound["openhandsKeyId"] = _object_id("openhands-bound")
+    added = {
+        "openhands_keys": [_key("openhands-bound")],
+        "openhands_bindings": [bound],
+        "proxies": [_proxy("proxy-4", type="socks4")],
+    }
+    _insert(address, added)
+    sandbox.behave(_secret("openhands-bound"), Ok())
+    with _host(tmp_path, address, _config(sandbox)) as host:
+        statuses = _ask(host, _client_key(host), *["openhands-only"] * 3)
+    seen = {one.key for one in sandbox.seen}
+
+    assert statuses == [200] * 12
+    assert _secret("openhands-plain") in seen
+    assert _secret("openhands-bound") not in seen
+    assert _documents(address)["openhands_bindings"]["bound"] == bound
 
 
 # -- odd documents ---------------------------------------------------------------------------------

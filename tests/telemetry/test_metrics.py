@@ -71,7 +71,12 @@ def test_exchanges_are_counted_by_outcome() -> None:
 
     assert page.value("requests_total", outcome="ok", **labels) == 2
     assert page.value("requests_total", outcome="failed", **labels) == 1
-    assert page.value("upstream_attempts_total", provider="acme", outcome="key_throttled") == 3
+    assert (
+        page.value(
+            "upstream_attempts_total", provider="acme", egress="direct", outcome="key_throttled"
+        )
+        == 3
+    )
     assert page.value("tokens_total", provider="acme", model="m", kind="input") == 30
     assert page.value("tokens_total", provider="acme", model="m", kind="cache_read") == 90
     assert page.value("cost_usd_total", provider="acme", model="m") == 7.5

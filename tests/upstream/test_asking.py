@@ -27,7 +27,7 @@ def _request(**changes: object) -> UpstreamRequest:
     given = {
         "provider": "acme",
         "secret": SECRET,
-        "egress": "direct",
+        "way": "direct",
         "format": WireFormat.OPENAI,
         "operation": Operation.GENERATE,
         "stream": False,

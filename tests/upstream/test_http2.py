@@ -68,7 +68,7 @@ async def _version(port: int, ca_file: str, *, http2: bool) -> str:
         UpstreamRequest(
             provider="acme",
             secret="sk-1",
-            egress="direct",
+            way="direct",
             format=WireFormat.OPENAI,
             operation=Operation.GENERATE,
             stream=False,

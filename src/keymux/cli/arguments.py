@@ -10,6 +10,7 @@ from keymux.core.secrets import shown
 _VENDOR_STYLE = re.compile(r"(?:sk|km|rk|pk)-(?=\S*\d)[A-Za-z0-9_-]{13,}")
 _RANDOM_STYLE = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[A-Za-z0-9_-]{32,}")
 _OUR_ID = re.compile(r"[a-z]{2,10}_[0-9a-f]{1,40}|[0-9a-f]{24}")
+_NAME_STYLE = re.compile(r"[A-Za-z0-9._-]+")
 _LONGEST_MENTION = 20
 
 
@@ -46,3 +47,10 @@ def mention(argument: str) -> str:
     if len(argument) < _LONGEST_MENTION or _OUR_ID.fullmatch(argument):
         return repr(argument)
     return repr(shown(argument))
+
+
+def mention_name(argument: str) -> str:
+    """An argument that should be a name: what is none may be a URL, with a password in it."""
+    if _NAME_STYLE.fullmatch(argument):
+        return mention(argument)
+    return "what stands there, which is no name,"

@@ -93,11 +93,25 @@ def _reason(event: Event, actor: str) -> str:
 
 def sure(records: Sequence[KeyRecord | BackupKeyRecord], *, yes: bool) -> None:
     """Ask before secrets are deleted; the program ends here if the answer is not yes."""
+    lines = [f"  {candidate(record)}" for record in records]
+    question = f"Delete {len(records)} for good?"
+    agreed(question, lines, "this deletes secrets for good", yes=yes)
+
+
+def agreed(question: str, lines: Sequence[str], consequence: str, *, yes: bool) -> None:
+    """Ask whether something is to be done; the program ends here if the answer is not yes.
+
+    Args:
+        question: for a person.
+        lines: what they should have read before.
+        consequence: said where there is nobody to ask.
+        yes: the answer, given in advance.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
-        fail("this deletes secrets for good and there is nobody to ask: add --yes", code=MISUSED)
-    for record in records:
-        note(f"  {candidate(record)}")
-    if not typer.confirm(f"Delete {len(records)} for good?", err=True):
+        fail(f"{consequence} and there is nobody to ask: add --yes", code=MISUSED)
+    for line in lines:
+        note(line)
+    if not typer.confirm(question, err=True):
         fail("nothing was changed")

@@ -79,11 +79,14 @@ def _outlook(place: Place, model: Model, asked: str) -> ModelOutlook:
     settings = place.settings
 
     async def work(store: Store) -> list[Stock]:
+        proxies = await store.proxies.load()
         return [
             Stock(
                 await store.provider_state(target.provider),
                 await store.keys.load(target.provider),
                 sum(not one.is_used for one in await store.backups.load(target.provider)),
+                proxies,
+                await store.bindings.load(target.provider),
             )
             for target in model.route.targets
         ]

@@ -34,12 +34,16 @@ def from_file(path: Path) -> bytes:
     return _not_too_much(data)
 
 
-def from_stdin() -> bytes:
-    """The bytes of standard input."""
+def from_stdin(instead: str = "leave --stdin out to be asked") -> bytes:
+    """The bytes of standard input.
+
+    Args:
+        instead: what an operator may do who sits at a terminal.
+    """
     if sys.stdin.isatty():
         fail(
-            "standard input is this terminal, which would show the keys:",
-            "leave --stdin out to be asked, or send a file with <",
+            "standard input is this terminal, which would show the secrets:",
+            f"{instead}, or send a file with <",
             code=MISUSED,
         )
     return _not_too_much(sys.stdin.buffer.read(_MOST_BYTES + 1))
@@ -47,14 +51,19 @@ def from_stdin() -> bytes:
 
 def _not_too_much(data: bytes) -> bytes:
     if len(data) > _MOST_BYTES:
-        fail(f"more than {_MOST_BYTES // 2**20} MiB of keys; import them in parts")
+        fail(f"more than {_MOST_BYTES // 2**20} MiB were given; import them in parts")
     return data
 
 
-def ask_hidden(question: str) -> str:
-    """An answer that is not shown; the program ends here without a terminal to ask on."""
+def ask_hidden(question: str, instead: str = "use --file or --stdin") -> str:
+    """An answer that is not shown; the program ends here without a terminal to ask on.
+
+    Args:
+        question: for a person.
+        instead: what to do where there is nobody.
+    """
     if not sys.stdin.isatty():
-        fail("there is nobody to ask here: use --file or --stdin", code=MISUSED)
+        fail(f"there is nobody to ask here: {instead}", code=MISUSED)
     try:
         return getpass.getpass(question, stream=sys.stderr)
     except EOFError:

@@ -151,12 +151,12 @@ async def _store(
     provider, actor, store = report.provider, doing.actor, doing.store
     made = count(now_ms() - len(new_keys) - len(new_backups))  # the first of a file is the oldest
     with progress("importing", len(new_keys) + len(new_backups)) as done:
-        stored = await _in_chunks(
+        stored = await in_chunks(
             [_key(entry, doing.wish, next(made)) for entry in new_keys],
             lambda chunk: store.keys.add(provider, chunk, actor),
             done,
         )
-        stored |= await _in_chunks(
+        stored |= await in_chunks(
             [_backup(entry, doing.wish, next(made)) for entry in new_backups],
             lambda chunk: store.backups.add(provider, chunk, actor),
             done,
@@ -187,15 +187,16 @@ def _known(entry: Entry, held: tuple[str, str, str]) -> Known:
     return Known(entry.where, held[0], shown(entry.secret), held[1], held[2])
 
 
-async def _in_chunks(
+async def in_chunks(
     records: Sequence[T],
     add: Callable[[Sequence[T]], Awaitable[list[str]]],
     done: Callable[[int], None],
+    at_once: int = _AT_ONCE,
 ) -> set[str]:
     """Insert many records a thousand at a time: the server's own writes come in between."""
     stored: set[str] = set()
-    for start in range(0, len(records), _AT_ONCE):
-        chunk = records[start : start + _AT_ONCE]
+    for start in range(0, len(records), at_once):
+        chunk = records[start : start + at_once]
         stored.update(await add(chunk))
         done(len(chunk))
     return stored
@@ -222,9 +223,9 @@ def _added(entry: Entry, wish: Wish) -> Added:
 
 # -- telling ---------------------------------------------------------------------------------------
 def _tell(report: Report, wish: Wish) -> None:
-    _note_all([str(problem) for problem in report.problems], "bad")
-    _note_all([_known_words(known) for known in report.known], "known")
-    _note_all(
+    note_all([str(problem) for problem in report.problems], "bad")
+    note_all([_known_words(known) for known in report.known], "known")
+    note_all(
         [f"{each.where}: {each.shown} stands at {each.first} already" for each in report.repeated],
         "repeated",
     )
@@ -247,7 +248,8 @@ def _known_words(known: Known) -> str:
     return f"{place} is known already: {known.held_as} {known.id}{status}"
 
 
-def _note_all(lines: Sequence[str], what: str) -> None:
+def note_all(lines: Sequence[str], what: str) -> None:
+    """The first of many remarks, and how many there are beside them."""
     for line in lines[:_NAMED]:
         note(line)
     if len(lines) > _NAMED:

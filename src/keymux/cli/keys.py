@@ -10,6 +10,7 @@ from keymux.cli.arguments import refuse_more
 from keymux.cli.changing import change_keys, sure
 from keymux.cli.handover import handed_over
 from keymux.cli.importing import Wish, check_words, import_keys
+from keymux.cli.leaving import Ways, ways
 from keymux.cli.moments import ago, left, moment, now_ms
 from keymux.cli.picking import pick_keys
 from keymux.cli.place import Place
@@ -77,15 +78,21 @@ def show(
 ) -> None:
     """Show a provider's upstream keys and how they are doing."""
     place = Place(config)
-    place.provider(provider)
+    settings = place.settings.providers[place.provider(provider)]
+
+    async def work(store: Store) -> tuple[list[KeyRecord], Ways]:
+        return await store.keys.load(provider), await ways(store, provider, settings)
+
     now = now_ms()
+    records, leaving = place.use(work)
     rows = [
         row
-        for row in map(_row, place.use(lambda store: store.keys.load(provider)))
+        for row in (_row(record, leaving) for record in records)
         if not status or row["status"] in status
     ]
     columns = (
         *_LIST,
+        *((Column("egress", "egress", _first_way),) if leaving.by_key else ()),
         Column("cooldownUntil", "left", partial(left, now=now), right=True, whole=True),
         Column("requestsCount", "requests", compact, right=True, whole=True),
         Column("tokensUsed", "tokens", compact, right=True, whole=True),
@@ -94,7 +101,13 @@ def show(
     listing(rows, columns, as_json=as_json, nothing=f"{provider} has no such keys")
 
 
-def _row(record: KeyRecord) -> Row:
+def _first_way(names: object) -> str:
+    """The way out that is used first, and how many there are behind it."""
+    first, *others = names if isinstance(names, tuple) and names else ("none",)
+    return f"{first} +{len(others)}" if others else str(first)
+
+
+def _row(record: KeyRecord, leaving: Ways) -> Row:
     found = standing.of_key(record)
     return {
         "id": record.id,
@@ -109,6 +122,7 @@ def _row(record: KeyRecord) -> Row:
         "lastUsedAt": moment(record.last_used_at),
         "createdAt": moment(record.created_at),
         "replacedBy": record.replaced_by,
+        "egress": leaving.named(record.id),
     }
 
 

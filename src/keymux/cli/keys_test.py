@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from keymux.cli import options
+from keymux.cli.leaving import ways as ways_out
 from keymux.cli.picking import pick_keys
 from keymux.cli.place import Place
 from keymux.cli.saying import FAILED, INTERRUPTED
@@ -41,12 +42,20 @@ def keys_test(
     place = Place(config)
     place.provider(provider)
     records = place.use(lambda store: store.keys.load(provider))
+    own = place.settings.providers[provider]
+    ways = place.use(lambda store: ways_out(store, provider, own))
     if ids:
         chosen = set(pick_keys(ids, records, provider))
         records = [record for record in records if record.id in chosen]
     try:
         accepted = try_keys(
-            place.settings, provider, records, named=bool(ids), timeout=timeout, as_json=as_json
+            place.settings,
+            provider,
+            records,
+            ways,
+            named=bool(ids),
+            timeout=timeout,
+            as_json=as_json,
         )
     except KeyboardInterrupt:
         _leave(INTERRUPTED)

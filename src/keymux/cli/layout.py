@@ -13,7 +13,7 @@ LABEL_FIELDS = ("label", "name")
 GROUP_FIELDS = ("group", "quotaGroup", "quota_group")
 KEYS, BACKUPS = "keys", "backupKeys"
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
+LINE_END = re.compile(r"\r\n|\r|\n")
 _KNOWN = {field.lower() for field in (*SECRET_FIELDS, *LABEL_FIELDS, *GROUP_FIELDS)}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -90,8 +90,8 @@ def drafts(text: str, file_name: str) -> Iterator[Draft | Unreadable]:
     start = text.lstrip()[:1]
     if start in {"{", "["} or file_name.endswith(".json"):
         return _json_drafts(text)
-    first = next((line for line in _LINE_END.split(text) if line.strip()), "")
-    delimiter = _delimiter(first)
+    first = next((line for line in LINE_END.split(text) if line.strip()), "")
+    delimiter = delimiter_of(first)
     fields = [field.strip(' "') for field in first.split(delimiter)]
     if any(field.lower() in _KNOWN for field in fields):
         return _csv_drafts(text, delimiter)
@@ -102,20 +102,21 @@ def drafts(text: str, file_name: str) -> Iterator[Draft | Unreadable]:
 
 # -- lines -----------------------------------------------------------------------------------------
 def _line_drafts(text: str) -> Iterator[Draft]:
-    for number, line in enumerate(_LINE_END.split(text), 1):
+    for number, line in enumerate(LINE_END.split(text), 1):
         written = line.strip(" \t")
         if written and not written.startswith("#"):
             yield Draft(f"line {number}", written)
 
 
 # -- CSV -------------------------------------------------------------------------------------------
-def _delimiter(header: str) -> str:
+def delimiter_of(header: str) -> str:
+    """What stands between the fields of a CSV file."""
     return max(",;\t", key=header.count)
 
 
 def _csv_drafts(text: str, delimiter: str) -> Iterator[Draft | Unreadable]:
     header: list[str] | None = None
-    for where, cells in _csv_rows(text, delimiter):
+    for where, cells in csv_rows(text, delimiter):
         if header is None:
             header = _header(where, cells)
         elif len(cells) != len(header):
@@ -125,8 +126,13 @@ def _csv_drafts(text: str, delimiter: str) -> Iterator[Draft | Unreadable]:
             yield _draft(where, dict(zip(header, cells, strict=True)), is_backup=False)
 
 
-def _csv_rows(text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(_LINE_END.split(text), delimiter=delimiter, strict=True)
+def csv_rows(text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """The lines of a CSV file that are not empty: where each stands, and its fields.
+
+    Raises:
+        Unreadable: it breaks the rules of CSV there.
+    """
+    reader = csv.reader(LINE_END.split(text), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             cells = [cell.strip(" \t") for cell in row]
@@ -168,7 +174,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _json_line_drafts(text: str) -> Iterator[Draft | Unreadable]:
     """An object on each line, as database exports are written."""
-    for number, line in enumerate(_LINE_END.split(text), 1):
+    for number, line in enumerate(LINE_END.split(text), 1):
         if not line.strip():
             continue
         try:

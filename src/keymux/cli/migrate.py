@@ -127,8 +127,6 @@ class _Migration(Struct, frozen=True):
         for part in parts(providers):
             with progress(f"bringing {part}", await source.everything.count(part)) as done:
                 await bring(source.everything, target.everything, part, done)
-        for name, count in (await source.everything.left_behind(providers)).items():
-            note(f"{name}: {count} records were left behind: the other store has no place for them")
         found = compare(
             await figures(source.everything, source.ledger, providers),
             await figures(target.everything, target.ledger, providers),

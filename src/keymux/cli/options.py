@@ -21,6 +21,20 @@ KeyIds = Annotated[
         help="Ids, the beginning of one, or the last four characters of a key.",
     ),
 ]
+ProxyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of an egress proxy.")]
+ProxyNames = Annotated[
+    list[str], typer.Argument(metavar="NAME", help="Names or ids of egress proxies.")
+]
+KeyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="A key by its id, the beginning of it, its label, or its last four characters.",
+    ),
+]
+BoundTo = Annotated[
+    str, typer.Argument(metavar="PROXY", help="Name or id of the egress proxy it is bound to.")
+]
 Reason = Annotated[str, typer.Option(help="Why, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 File = Annotated[Path | None, typer.Option(help="Read from this file.", show_default=False)]

@@ -10,8 +10,10 @@ from datetime import datetime
 from msgspec import Struct
 
 from keymux.cli import standing
+from keymux.cli.leaving import WayOut, Ways
 from keymux.cli.moments import moment
 from keymux.cli.standing import Standing
+from keymux.core.egress import BindingRecord, ProxyRecord
 from keymux.core.health import Status
 from keymux.core.records import KeyRecord, ProviderState
 from keymux.core.secrets import shown
@@ -26,10 +28,25 @@ class Stock(Struct, frozen=True):
     state: ProviderState
     keys: Sequence[KeyRecord]
     spare: int
+    proxies: Sequence[ProxyRecord] = ()
+    bindings: Sequence[BindingRecord] = ()
 
 
 class KeyOutlook(Struct, frozen=True, rename="camel"):
-    """One key, for one model."""
+    """One key, for one model.
+
+    Attributes:
+        id: of the key.
+        shown: the ends of its secret.
+        label: the operator's name for it.
+        status: how it is doing.
+        reason: for that.
+        until: end of its cooldown.
+        ready: whether it could be leased now.
+        egress: the egress proxies that it would leave by, in turn, or ``direct``; none when it
+            cannot leave.
+        egress_reason: why it cannot.
+    """
 
     id: str
     shown: str
@@ -38,6 +55,8 @@ class KeyOutlook(Struct, frozen=True, rename="camel"):
     reason: str
     until: datetime | None
     ready: bool
+    egress: tuple[str, ...]
+    egress_reason: str
 
 
 class TargetOutlook(Struct, frozen=True, rename="camel"):
@@ -103,14 +122,16 @@ def target_outlook(
     health = standing.of_provider(stock.state)
     is_open = health.status is Status.HEALTHY or health.is_over(now)
     shared = standing.shared_shades(stock.keys)
+    ways = Ways(target.provider, settings, stock.proxies, stock.bindings)
     ready: list[KeyRecord] = []
     keys: list[KeyOutlook] = []
     for record in stock.keys:
         found = standing.for_model(record, target.model, shared.get(record.group, {}))
-        is_ready = is_key_ready(record, found, now)
+        way = ways.of_key(record.id)
+        is_ready = way.is_open and is_key_ready(record, found, now)
         if is_ready:
             ready.append(record)
-        keys.append(_key(record, found, is_ready=is_ready))
+        keys.append(_key(record, found, way, is_ready=is_ready))
     dialect = CATALOGUE[settings.kind]
     return TargetOutlook(
         provider=target.provider,
@@ -130,13 +151,13 @@ def target_outlook(
 
 
 def is_key_ready(record: KeyRecord, found: Standing, now: int) -> bool:
-    """Whether a key could be leased: it is well, or its cooldown is over and one probe may go."""
+    """Whether the health of a key lets it be leased: it is well, or a probe may find out."""
     if record.replaced_by:
         return False
     return found.status is Status.HEALTHY or found.is_over(now)
 
 
-def _key(record: KeyRecord, found: Standing, *, is_ready: bool) -> KeyOutlook:
+def _key(record: KeyRecord, found: Standing, way: WayOut, *, is_ready: bool) -> KeyOutlook:
     return KeyOutlook(
         id=record.id,
         shown=shown(record.secret),
@@ -145,6 +166,8 @@ def _key(record: KeyRecord, found: Standing, *, is_ready: bool) -> KeyOutlook:
         reason=found.words,
         until=moment(found.until),
         ready=is_ready,
+        egress=way.names,
+        egress_reason=way.reason,
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from keymux.cli.arguments import mention
+from keymux.cli.arguments import mention, mention_name
 from keymux.cli.saying import fail
+from keymux.core.egress import ProxyRecord
 from keymux.core.records import BackupKeyRecord, ClientKeyRecord, KeyRecord
 from keymux.core.secrets import shown
 
@@ -46,6 +47,7 @@ def pick(
     what: str,
     command: str,
     of: str = "",
+    by_label: bool = False,
 ) -> list[str]:
     """The ids of the records that are meant, each once; the program ends here if one is unclear.
 
@@ -55,13 +57,14 @@ def pick(
         what: they are, for messages.
         command: that lists them.
         of: the provider, if they belong to one.
+        by_label: whether labels count, too.
     """
     candidates = [candidate(record) for record in records]
     found: dict[str, None] = {}
     problems: list[str] = []
     whose = f" of {of}" if of else ""
     for words in wanted:
-        matches = matching(words, candidates)
+        matches = matching(words, candidates, by_label=by_label)
         if len(matches) == 1:
             found[matches[0].id] = None
         elif matches:
@@ -82,7 +85,25 @@ def pick_keys(wanted: Sequence[str], records: Sequence[KeyRecord], provider: str
     return pick(wanted, records, what="key", command=command, of=provider)
 
 
-def matching(words: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+def pick_labelled(wanted: Sequence[str], records: Sequence[KeyRecord], provider: str) -> list[str]:
+    """As `pick_keys`, by label too."""
+    command = f"keymux keys list {provider}"
+    return pick(wanted, records, what="key", command=command, of=provider, by_label=True)
+
+
+def pick_proxies(wanted: Sequence[str], records: Sequence[ProxyRecord]) -> list[ProxyRecord]:
+    """The egress proxies that are meant by name or id, each once; as `pick`."""
+    by_word = {record.id: record for record in records} | {one.name: one for one in records}
+    missing = [words for words in wanted if words not in by_word]
+    if missing:
+        problems = [f"no egress proxy is called {mention_name(words)}" for words in missing]
+        fail(*problems, "`keymux proxies list` shows them; nothing was changed")
+    return list({by_word[words].id: by_word[words] for words in wanted}.values())
+
+
+def matching(
+    words: str, candidates: Sequence[Candidate], *, by_label: bool = False
+) -> list[Candidate]:
     """The candidates that some words fit: an id decides, then beginnings and ends count alike."""
     exact = [one for one in candidates if one.id == words]
     if exact or not words:
@@ -90,5 +111,7 @@ def matching(words: str, candidates: Sequence[Candidate]) -> list[Candidate]:
     return [
         one
         for one in candidates
-        if one.id.startswith(words) or words in {one.tail, one.shown.replace("***", "")}
+        if one.id.startswith(words)
+        or words in {one.tail, one.shown.replace("***", "")}
+        or (by_label and one.label == words)
     ]

@@ -8,6 +8,7 @@ import msgspec
 from keymux.cli.moments import moment
 from keymux.cli.money import dollars
 from keymux.cli.tables import plain
+from keymux.core.egress import DIRECT
 from keymux.core.faults import leaves
 from keymux.core.records import AttemptRecord, ExchangeRow, Outcome
 from keymux.core.retrying import Work
@@ -85,7 +86,8 @@ def _attempts(attempts: tuple[AttemptRecord, ...]) -> Iterator[str]:
     yield f"attempts: {len(attempts)}"
     for number, attempt in enumerate(attempts, 1):
         place = f"{attempt.provider} {attempt.model}"
-        yield f"{number:>3}. +{attempt.started_ms} ms  {place}  {attempt.key} via {attempt.egress}"
+        way = DIRECT if attempt.egress == DIRECT else f"via {attempt.egress}"
+        yield f"{number:>3}. +{attempt.started_ms} ms  {place}  {attempt.key} {way}"
         meaning = _MEANINGS.get(attempt.outcome, "")
         yield f"     {attempt.outcome}{_status(attempt)}: {meaning}".removesuffix(": ")
         if attempt.reason:

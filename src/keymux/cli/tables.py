@@ -27,6 +27,10 @@ _STYLES = {
     "exhausted": "red",
     "quarantined": "bold red",
     "disabled": "dim",
+    "unknown": "dim",
+    "unhealthy": "yellow",
+    "misconfigured": "bold red",
+    "blocked": "bold red",
 }
 
 

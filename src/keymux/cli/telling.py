@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from keymux.cli.leaving import WayOut
 from keymux.cli.moments import left
 from keymux.cli.outlook import KeyOutlook, ModelOutlook, TargetOutlook, by_status
 from keymux.cli.tables import plain
+from keymux.core.egress import DIRECT
 from keymux.core.health import Status
 from keymux.core.vocabulary import Price
 
@@ -59,16 +61,19 @@ def _target(target: TargetOutlook, now: int) -> Iterator[str]:
         yield f"   backup keys: {target.spare} spare"
     for key in target.keys:
         if key.id == target.next_key:
-            yield f"   next: {_name(key)}"
+            yield f"   next: {_name(key)}{_way(target, key)}"
     yield from _held(target, now)
 
 
 def _held(target: TargetOutlook, now: int) -> Iterator[str]:
     held = [key for key in target.keys if not key.ready]
     for key in held[:_NAMED]:
-        yield f"   held: {_name(key)}: {key.status}{_until(key.until, now)}"
+        until = _until(key.until, now)
+        yield f"   held: {_name(key)}: {key.status}{until}{_way(target, key)}"
         if key.reason:
             yield f"         {key.reason}"
+        if key.egress_reason:
+            yield f"         {key.egress_reason}"
     if len(held) > _NAMED:
         yield f"   held: and {len(held) - _NAMED} more; `keymux keys list {target.provider}`"
 
@@ -78,6 +83,13 @@ def _until(until: object, now: int) -> str:
         return ""
     wait = left(until, now)
     return ", due for a probe" if wait == "due" else f" for {wait}, until {plain(until)}"
+
+
+def _way(target: TargetOutlook, key: KeyOutlook) -> str:
+    """By which way a key leaves, where that is not the same plain way for all."""
+    if all(other.egress == (DIRECT,) for other in target.keys):
+        return ""
+    return f", {WayOut(key.egress).words}"
 
 
 def _name(key: KeyOutlook) -> str:

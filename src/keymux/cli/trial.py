@@ -12,11 +12,14 @@ from pyreqwest.client import Client
 from pyreqwest.request import StreamRequest
 
 from keymux.cli import standing
+from keymux.cli.leaving import Ways
 from keymux.cli.moments import now_ms
 from keymux.cli.progress import progress
 from keymux.cli.saying import note
 from keymux.cli.tables import Column, listing
+from keymux.core.egress import DIRECT, ProxyRecord
 from keymux.core.faults import (
+    EgressDown,
     FirstEventLate,
     Forbidden,
     RequestRefused,
@@ -77,17 +80,20 @@ class Trial:
         self._service = Service(
             self._dialect, chosen.url, ca_file=chosen.ca_file, http2=chosen.http2
         )
+        self._is_plain = chosen.is_plain
         self._timeout = timeout
-        self._transport = Transport(settings.timeouts.connect_s)
+        self._transport = Transport(settings.timeouts.connect_s, settings.egress.connect_s)
         self._upstreams = Upstreams(self._transport, redact_body, time.time)
 
-    async def run(self, records: Sequence[KeyRecord], done: Callable[[int], None]) -> list[Verdict]:
-        """What it says of each key, in order, a few at a time."""
+    async def run(
+        self, records: Sequence[KeyRecord], ways: Ways, done: Callable[[int], None]
+    ) -> list[Verdict]:
+        """What it says of each key, in order, a few at a time; each goes out by its own way."""
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def one(record: KeyRecord) -> Verdict:
             async with slots:
-                verdict = await self.verdict(record.secret)
+                verdict = await self.verdict(record, ways)
             done(1)
             return verdict
 
@@ -96,32 +102,39 @@ class Trial:
         finally:
             await self._transport.close()
 
-    async def verdict(self, secret: str) -> Verdict:
-        """What it says of a secret."""
+    async def verdict(self, record: KeyRecord, ways: Ways) -> Verdict:
+        """What it says of a key."""
+        secret, way = record.secret, ways.of_key(record.id)
+        if not way.is_open:
+            return Verdict(EgressDown.code, way.reason)
+        proxy = ways.proxy_named(way.names[0])
+        if proxy is not None and self._is_plain:
+            return Verdict(EgressDown.code, "is bound, and the provider's base_url is plain http")
         try:
             async with asyncio.timeout(self._timeout):
-                return self._accepted(await self._answer(secret))
+                return self._accepted(await self._answer(secret, proxy))
         except TimeoutError:
             late = FirstEventLate(seconds=self._timeout)
             return Verdict(late.code, f"no answer within {self._timeout:g} s")
         except UpstreamFault as fault:
             return self._refused(fault, secret)
 
-    async def _answer(self, secret: str) -> bytes:
+    async def _answer(self, secret: str, proxy: ProxyRecord | None) -> bytes:
         spoken = (one for one in WireFormat if self._dialect.speaks(one))
         wire_format = next(spoken, WireFormat.OPENAI)
         request = UpstreamRequest(
             provider=self._name,
             secret=secret,
-            egress="direct",
+            way=DIRECT if proxy is None else proxy.id,
             format=wire_format,
             operation=Operation.GENERATE,
             stream=False,
             headers=(),
             query="",
             body=b"",
+            proxy=None if proxy is None else proxy.address,
         )
-        slots = self._transport.slots(self._service.way("direct"))
+        slots = self._transport.slots(self._service.way(request))
         ask = _Visit(self._upstreams, self._service, slots, request)
         try:
             return await (await ask.answer()).start_of_body(_MOST_BYTES)
@@ -174,10 +187,11 @@ def is_left_alone(record: KeyRecord, now: int) -> bool:
     return waits or bool(record.replaced_by) or found.status in held
 
 
-def try_keys(
+def try_keys(  # noqa: PLR0913 -- each is an option of the command
     settings: Settings,
     provider: str,
     records: Sequence[KeyRecord],
+    ways: Ways,
     *,
     named: bool,
     timeout: float,
@@ -189,6 +203,7 @@ def try_keys(
         settings: with the provider.
         provider: its name.
         records: the keys.
+        ways: by which they leave.
         named: whether the operator named them, which overrides every cooldown.
         timeout: seconds for one answer.
         as_json: for programs.
@@ -199,7 +214,7 @@ def try_keys(
         left_alone = len(records) - len(chosen)
         note(f"left alone: {left_alone} that may get no traffic now; name a key to test it anyway")
     with progress("testing", len(chosen)) as done:
-        verdicts = asyncio.run(Trial(settings, provider, timeout).run(chosen, done))
+        verdicts = asyncio.run(Trial(settings, provider, timeout).run(chosen, ways, done))
     rows = [
         {
             "id": record.id,

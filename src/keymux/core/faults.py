@@ -223,6 +223,18 @@ class AllThrottled(NoneReady):
     )
 
 
+class EgressDown(NoneReady):
+    """Every upstream key that is left is bound to egress proxies that are down."""
+
+    code = "egress_unavailable"
+    status = 503
+    blame = Blame.EGRESS
+    says = (
+        "The way out to the upstream keys for the model '{model}' is down; "
+        "try again in {retry_after_s} s."
+    )
+
+
 class DeadlineReached(GatewayFault):
     """The time for the whole exchange ran out."""
 
@@ -325,12 +337,21 @@ class CertificateRejected(UpstreamFault):
 
 
 class EgressFailed(UpstreamFault):
-    """The egress proxy did not let us through. Nothing was sent."""
+    """The provider could not be reached through the egress proxy. Nothing was sent."""
 
     code = "egress_failed"
     status = 503
     blame = Blame.EGRESS
     says = "The way out to the provider is down; try again later."
+
+
+class EgressRefused(UpstreamFault):
+    """The egress proxy does not accept our credentials. Nothing was sent."""
+
+    code = "egress_refused"
+    status = 503
+    blame = Blame.EGRESS
+    says = "The way out to the provider is down; the operator has to look at it."
 
 
 class StaleConnection(UpstreamFault):

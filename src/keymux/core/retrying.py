@@ -17,6 +17,7 @@ from typing import assert_never
 from msgspec import Struct
 
 from keymux.core import faults
+from keymux.core.egress import DIRECT
 from keymux.core.faults import Blame, UpstreamFault
 from keymux.core.vocabulary import Kind, Route, Target, Word
 
@@ -24,6 +25,7 @@ SHORTEST_ATTEMPT_S = 2.0
 LONGEST_PAUSE_S = 2.0
 
 _COME_BACK_S = 15.0
+_EGRESS_BACK_S = 5.0
 _LONGEST_COME_BACK_S = 86_400.0
 _ABOUT_OUR_KEY = frozenset({401, 402, 407})
 
@@ -40,6 +42,7 @@ class Move(Word):
     """A way to go on."""
 
     SAME_KEY_ONCE = "same key once"
+    OTHER_EGRESS = "next binding"
     OTHER_KEY_ONCE = "other key once"
     OTHER_KEY = "other key"
     OTHER_GROUP = "other quota group"
@@ -54,7 +57,8 @@ class Effect(Word):
     PROVIDER_DOWN = "provider away, 5 to 60 s"
     PROVIDER_ERROR = "provider error counted, five in a row and it is away"
     PROVIDER_TOLD = "provider away until the told time, else 5 to 60 s"
-    EGRESS_DOWN = "egress away, 5 to 60 s"
+    EGRESS_DOWN = "egress away until a check succeeds, the first one 5 to 60 s later"
+    EGRESS_REFUSED = "egress away until an operator acts"
     MODEL_FAILURE = "failure of key and model counted; many keys at once blame the provider"
     GROUP_THROTTLED = "quota group and model away until told, else 15 to 300 s"
     GROUP_SLOWED = "quota group and model away as when throttled, then fewer at a time"
@@ -98,6 +102,7 @@ class Row(Struct, frozen=True):
 
 
 _SAME, _ONCE, _KEY = Move.SAME_KEY_ONCE, Move.OTHER_KEY_ONCE, Move.OTHER_KEY
+_NEXT = Move.OTHER_EGRESS
 _GROUP, _AWAY, _BACK = Move.OTHER_GROUP, Move.OTHER_PROVIDER, Move.SAME_PROVIDER_ONCE
 _STOP: tuple[Move, ...] = ()
 
@@ -106,7 +111,10 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
         faults.Unreachable: Row(Work.NONE, (_AWAY,), (_AWAY,), (_SAME,), Effect.PROVIDER_DOWN),
         faults.CertificateRejected: Row(Work.NONE, (_AWAY,), (_AWAY,), _STOP, Effect.PROVIDER_DOWN),
         faults.EgressFailed: Row(
-            Work.NONE, (_KEY, _AWAY), (_KEY, _AWAY), _STOP, Effect.EGRESS_DOWN
+            Work.NONE, (_NEXT, _KEY, _AWAY), (_NEXT, _KEY, _AWAY), (_NEXT,), Effect.EGRESS_DOWN
+        ),
+        faults.EgressRefused: Row(
+            Work.NONE, (_NEXT, _KEY, _AWAY), (_NEXT, _KEY, _AWAY), (_NEXT,), Effect.EGRESS_REFUSED
         ),
         faults.StaleConnection: Row(
             Work.NONE, (_SAME,), (_SAME,), (_SAME,), Effect.NONE, counted=False
@@ -217,6 +225,19 @@ DECISIONS: Mapping[type[UpstreamFault], Row] = MappingProxyType(
 )
 
 
+LOST_ON_THE_WAY = frozenset(
+    {
+        faults.RequestCut,
+        faults.NoReply,
+        faults.FirstEventLate,
+        faults.Truncated,
+        faults.StreamBroken,
+        faults.StreamStalled,
+    }
+)
+"""Faults that a proxy can cause as well as a provider: it is looked at before anybody is blamed."""
+
+
 class Patience(Struct, frozen=True):
     """How much an exchange may try.
 
@@ -242,6 +263,7 @@ class FailedAttempt(Struct, frozen=True):
     key: str
     group: str
     fault: UpstreamFault
+    egress: str = DIRECT
 
 
 class Situation(Struct, frozen=True):
@@ -270,6 +292,7 @@ class Step(Struct, frozen=True):
         avoid_keys: keys not to be used.
         avoid_groups: quota groups not to be used.
         only_key: the one key to be used, if it has to be a certain one.
+        avoid_egresses: names of proxies not to be used.
         pause_s: how long to wait before.
     """
 
@@ -277,6 +300,7 @@ class Step(Struct, frozen=True):
     avoid_keys: frozenset[str] = frozenset()
     avoid_groups: frozenset[str] = frozenset()
     only_key: str | None = None
+    avoid_egresses: frozenset[str] = frozenset()
     pause_s: float = 0.0
 
 
@@ -350,9 +374,8 @@ def _steps(
             return () if _again(failed) else (_other_key(last.target, failed, pause),)
         case Move.OTHER_GROUP:
             return (_other_group(last.target, failed, pause),)
-        case Move.SAME_KEY_ONCE:
-            same = _again(failed, key=last.key)
-            return () if same else (Step(last.target, only_key=last.key),)
+        case Move.SAME_KEY_ONCE | Move.OTHER_EGRESS:
+            return _same_key(move, failed)
         case Move.SAME_PROVIDER_ONCE:
             return () if _again(failed) else _same_provider(last, situation)
         case _:
@@ -383,6 +406,15 @@ def _like_the_last(failed: Sequence[FailedAttempt]) -> tuple[Target, ...]:
 def _other_key(target: Target, failed: Sequence[FailedAttempt], pause_s: float) -> Step:
     keys = frozenset(attempt.key for attempt in failed if attempt.target == target)
     return Step(target, avoid_keys=keys, pause_s=pause_s)
+
+
+def _same_key(move: Move, failed: Sequence[FailedAttempt]) -> tuple[Step, ...]:
+    """The same key once more, or by a way on which it has not failed yet; nothing was sent."""
+    last = failed[-1]
+    if move is Move.OTHER_EGRESS:
+        ways = frozenset(attempt.egress for attempt in failed if attempt.key == last.key)
+        return (Step(last.target, only_key=last.key, avoid_egresses=ways),)
+    return () if _again(failed, key=last.key) else (Step(last.target, only_key=last.key),)
 
 
 def _other_group(target: Target, failed: Sequence[FailedAttempt], pause_s: float) -> Step:
@@ -433,6 +465,8 @@ def surfaced(fault: UpstreamFault, model: str) -> faults.Fault:
     """
     if isinstance(fault, faults.KeyThrottled | faults.SlowDown):
         return faults.AllThrottled(model=model, retry_after=_come_back_s(fault))
+    if fault.blame is Blame.EGRESS:
+        return faults.EgressDown(model=model, retry_after=_EGRESS_BACK_S)
     if fault.blame in {Blame.KEY, Blame.GROUP}:
         return faults.NoneReady(model=model, retry_after=_come_back_s(fault))
     return fault

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from keymux.core.faults import (
+    Blame,
     Fault,
     FirstEventLate,
     FormatNotServed,
@@ -90,7 +91,7 @@ class Dispatcher:
             await attempt.end(fault)
             if not isinstance(fault, UpstreamFault):
                 raise
-            failed.append(FailedAttempt(lease.target, lease.key.id, lease.key.group.name, fault))
+            failed.append(_failed(lease, fault))
             if fault is error:
                 raise
             watched.resume()
@@ -246,7 +247,7 @@ def _errand(exchange: Exchange, lease: Lease) -> UpstreamRequest:
     return UpstreamRequest(
         target.provider,
         lease.key.secret,
-        lease.egress,
+        lease.exit.way,
         request.format.name,
         request.operation,
         request.stream,
@@ -254,11 +255,18 @@ def _errand(exchange: Exchange, lease: Lease) -> UpstreamRequest:
         request.query,
         body_for(request, exchange.route, target.model),
         exchange.watched.left_s(),
+        lease.exit.address,
     )
 
 
+def _failed(lease: Lease, fault: UpstreamFault) -> FailedAttempt:
+    key = lease.key
+    return FailedAttempt(lease.target, key.id, key.group.name, fault, lease.exit.name)
+
+
 def _turn(request: ClientRequest, failed: list[FailedAttempt]) -> Turn:
-    if failed:
+    """What the next attempt is to the retry budget; no provider has seen what an egress lost."""
+    if any(attempt.fault.blame is not Blame.EGRESS for attempt in failed):
         return Turn.RETRY
     return Turn.CLIENT_RETRY if request.is_client_retry else Turn.FIRST
 

@@ -248,7 +248,7 @@ class AttemptNote:
                 target.provider,
                 target.model,
                 lease.key.id,
-                lease.egress,
+                lease.exit.name,
                 started_ms=self._started_ms,
             )
         )
@@ -273,7 +273,7 @@ class AttemptNote:
             target.provider,
             target.model,
             lease.key.id,
-            lease.egress,
+            lease.exit.name,
             outcome,
             work,
             status,

@@ -13,7 +13,8 @@ from msgspec import Struct
 from keymux.core import health
 from keymux.core.faults import UpstreamFault
 from keymux.core.health import Backoff, Condition, Event, Status
-from keymux.core.retrying import DECISIONS, Effect
+from keymux.core.retrying import DECISIONS, LOST_ON_THE_WAY, Effect
+from keymux.pools.exit_health import ExitHealth
 from keymux.pools.gate import Gate
 from keymux.pools.members import Group, UpstreamKey
 from keymux.pools.outage import OutageWatch, Suspect
@@ -76,6 +77,7 @@ class Effects:
         clock: seconds, never going back.
         luck: random numbers; spreads the ends of cooldowns.
         tell: called with every transition.
+        exits: health of the exits through proxies.
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class Effects:
         clock: Callable[[], float],
         luck: Random,
         tell: Callable[[Change], None],
+        exits: ExitHealth,
     ) -> None:
         self.regimen = regimen
         self._clock = clock
         self._luck = luck
         self._tell = tell
+        self._exits = exits
         self._outages: dict[str, OutageWatch] = {}
         self._by_effect: Mapping[Effect, Callable[[Lease, UpstreamFault, float], None]] = (
             MappingProxyType(
@@ -97,7 +101,8 @@ class Effects:
                     Effect.PROVIDER_DOWN: self._provider_down,
                     Effect.PROVIDER_TOLD: self._provider_down,
                     Effect.PROVIDER_ERROR: self._provider_error,
-                    Effect.EGRESS_DOWN: self._nothing,
+                    Effect.EGRESS_DOWN: exits.failed,
+                    Effect.EGRESS_REFUSED: exits.refused,
                     Effect.MODEL_FAILURE: self._model_failure,
                     Effect.GROUP_THROTTLED: self._group_throttled,
                     Effect.GROUP_SLOWED: self._group_throttled,
@@ -119,7 +124,14 @@ class Effects:
             self._settle(lease, gate, after, "answered")
 
     def failed(self, lease: Lease, fault: UpstreamFault) -> None:
-        """An attempt came to nothing, or broke off later."""
+        """An attempt came to nothing, or broke off later.
+
+        What was lost on the way through a proxy is held against nobody before the proxy was looked
+        at.
+        """
+        if lease.exit.address is not None and type(fault) in LOST_ON_THE_WAY:
+            self._exits.doubt(lease, fault)
+            return
         self._by_effect[DECISIONS[type(fault)].effect](lease, fault, self._clock())
 
     # -- one method an effect ----------------------------------------------------------------
@@ -132,13 +144,42 @@ class Effects:
         self._settle(lease, gate, after, fault.reason or fault.code)
 
     def _provider_error(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
-        gate = lease.pool.gate
-        counted = health.count_failure(gate.condition, lease.generation_of(gate))
+        self.charge_provider(lease.pool, fault, lease.generation_of(lease.pool.gate), now)
+
+    def charge_provider(
+        self, pool: Pool, fault: UpstreamFault, generation: int, now: float
+    ) -> None:
+        """An error that nobody but the provider can have caused; some in a row take it away."""
+        gate, before = pool.gate, pool.gate.condition
+        counted = health.count_failure(before, generation)
         if counted.failures < PROVIDER_ERRORS and counted.is_healthy:
             gate.change(counted)
             return
-        after = self._cooled(lease, gate, Event.FAILED, PROVIDER_BROKEN, fault, now)
-        self._settle(lease, gate, after, fault.reason or fault.code)
+        reason = fault.reason or fault.code
+        after = health.cool(
+            before,
+            Event.FAILED,
+            PROVIDER_BROKEN,
+            now=now,
+            told=fault.told,
+            generation=generation,
+            luck=self._luck.random(),
+            reason=reason,
+        )
+        moved = gate.change(after)
+        pool.announce()
+        if moved or after.until != before.until:
+            self._tell(
+                Change(
+                    pool,
+                    (),
+                    "",
+                    whole_group=False,
+                    before=before.status,
+                    condition=after,
+                    reason=reason,
+                )
+            )
 
     def _model_failure(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
         gate = lease.key.model_gate(lease.target.model, lease.pool.new_gate)
@@ -215,7 +256,10 @@ class Effects:
             self._settle(lease, key.gate, after, fault.reason, key)
 
     def _provider_blocked(self, lease: Lease, fault: UpstreamFault, now: float) -> None:
-        gate = lease.pool.egress_gates.setdefault(lease.egress, Gate())
+        if lease.exit.address is not None:
+            self._exits.blocked(lease, fault, now)
+            return
+        gate = lease.exit.gate
         after = health.condemn(gate.condition, now=now, reason=fault.reason)
         self._settle(lease, gate, after, fault.reason)
 

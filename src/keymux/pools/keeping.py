@@ -6,7 +6,7 @@ What an operator changes in the store arrives here through the audit, which is r
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from keymux.core.records import AuditRow, KeyRecord, ProviderState, Transition
@@ -59,6 +59,7 @@ class Keeper:
     Args:
         pools: by the provider's name.
         store: where keys are.
+        refresh: reads the bindings of keys that are about to join a pool, None for all.
         note: takes transitions for the store.
         clocks: of this process.
         actor: the name of this process in the audit.
@@ -69,17 +70,20 @@ class Keeper:
             this one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the composition root names each
         self,
         pools: Mapping[str, Pool],
         store: KeyStore,
+        refresh: Callable[[Pool, Collection[str] | None], Awaitable[None]],
         note: Callable[[Transition], None],
+        *,
         clocks: Clocks,
         actor: str,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._pools = pools
         self._store = store
+        self._refresh = refresh
         self._note = note
         self._clocks = clocks
         self._actor = actor
@@ -89,15 +93,12 @@ class Keeper:
         self._asking_again: set[str] = set()
         self._promoting = asyncio.Lock()
 
-    async def load(self) -> None:
-        """Fill the pools from the store; dead keys that no one replaced yet are replaced now."""
-        for name in self._pools:
-            await self.load_pool(name)
-
     async def load_pool(self, name: str) -> None:
-        """Fill one pool."""
+        """Fill a pool from the store; dead keys that no one replaced yet are replaced now."""
         pool = self._pools[name]
-        for record in await self._store.load_keys(name):
+        records = await self._store.load_keys(name)
+        await self._refresh(pool, None)
+        for record in records:
             put_key(pool, record, self._clocks)
         put_provider(pool, await self._store.provider_state(name), self._clocks)
         await self._replace_the_dead(pool)
@@ -169,7 +170,9 @@ class Keeper:
         if fresh is None:
             return False
         key.replaced = key.is_out = True
-        for record in await self._store.find_keys(pool.name, [fresh, key.id]):
+        found = await self._store.find_keys(pool.name, [fresh, key.id])
+        await self._refresh(pool, [fresh])
+        for record in found:
             if record.id == key.id:  # an operator may have trusted it again meanwhile
                 key.replaced = key.is_out = bool(record.replaced_by)
             else:
@@ -202,6 +205,8 @@ class Keeper:
 
     async def _take_over(self, pool: Pool, news: News) -> None:
         records = await self._records(pool, news.keys)
+        moved = [key for key in news.keys if key not in pool.keys or key not in records]
+        await self._refresh(pool, moved)
         for key_id, said in news.keys.items():
             record = records.get(key_id)
             if record is None:

@@ -6,7 +6,8 @@ cooldown is the reason, otherwise the lease that is being probed, or the operato
 looked at about once for each time that it is used or falls ill, however many keys there are.
 
 Keys that only their quota group's gate keeps out wait at that gate. While it lets single leases
-through, one key at a time comes back, and not all of them for one lease.
+through, one key at a time comes back, and not all of them for one lease. Keys whose exits are all
+closed wait at these.
 """
 
 from collections import OrderedDict, deque
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from keymux.core.retrying import Step
 from keymux.pools.alarms import Alarms
+from keymux.pools.egress import WaysOut
 from keymux.pools.gate import Gate
 from keymux.pools.members import Group, UpstreamKey
 
@@ -27,14 +29,18 @@ class Lanes:
     Args:
         keys: of the pool, by id.
         alarms: ring when a cooldown is over.
+        ways: the exits of the keys.
         ask: called for a gate that lacks nothing but a permission for its probe.
     """
 
-    __slots__ = ("_alarms", "_ask", "_by_model", "_keys")
+    __slots__ = ("_alarms", "_ask", "_by_model", "_keys", "_ways")
 
-    def __init__(self, keys: Mapping[str, UpstreamKey], alarms: Alarms, ask: Ask) -> None:
+    def __init__(
+        self, keys: Mapping[str, UpstreamKey], alarms: Alarms, ways: WaysOut, ask: Ask
+    ) -> None:
         self._keys = keys
         self._alarms = alarms
+        self._ways = ways
         self._ask = ask
         self._by_model: dict[str, Lane] = {}
 
@@ -73,7 +79,7 @@ class Lanes:
 
     def is_ready(self, key: UpstreamKey, model: str, now: float) -> bool:
         """Whether a lease on a key for a model could be given."""
-        if key.is_out or not key.gate.is_open(now):
+        if key.is_out or not key.gate.is_open(now) or not key.exits.is_open:
             return False
         if key.models and model in key.models and not key.models[model].is_open(now):
             return False
@@ -106,6 +112,9 @@ class Lanes:
             if not kept and gate is not None and not gate.is_open(now):
                 self._see_to(gate, key, about, now)
                 kept = True
+        if not kept and not key.exits.is_open:
+            self._ways.wait(key)
+            kept = True
         shared = key.group.models.get(model)
         if not kept and shared is not None:
             self._see_to(shared, key.group, model, now)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from keymux.core.faults import AllThrottled, NoneReady, UpstreamFault
+from keymux.core.faults import AllThrottled, EgressDown, NoneReady, UpstreamFault
 from keymux.core.health import Status
 from keymux.core.retrying import Step
 from keymux.pools.budget import Turn
@@ -135,16 +135,17 @@ class Leasing:
 
     def _outlook(self, steps: Sequence[Step], turn: Turn, now: float) -> Outlook:
         """What may be hoped for, all steps together."""
-        until, status, is_open = None, None, False
+        until, status, is_open, is_way_out = None, None, False, False
         for step in steps:
             pool = self._pools[step.target.provider]
             if turn is Turn.RETRY and not pool.budget.allows(now):
                 continue
             found = pool.outlook(step, now)
             is_open = is_open or found.is_open
+            is_way_out = is_way_out or found.is_way_out
             if until is None or (found.until is not None and found.until < until):
                 until, status = found.until, found.status
-        return Outlook(until, status, is_open)
+        return Outlook(until, status, is_open, is_way_out and status is None)
 
     def _is_full(self, steps: Sequence[Step]) -> bool:
         return any(
@@ -170,7 +171,9 @@ class Leasing:
                 end()
 
     def _none_ready(self, model: str, outlook: Outlook, now: float) -> NoneReady:
-        kind = AllThrottled if outlook.status is Status.RATE_LIMITED else NoneReady
+        kind = EgressDown if outlook.is_way_out else NoneReady
+        if outlook.status is Status.RATE_LIMITED:
+            kind = AllThrottled
         if outlook.until is not None:
             wait = max(_SHORTEST_S, outlook.until - now)
         else:

@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from keymux.core.egress import DIRECT
+from keymux.pools.egress import Exit, Exits
 from keymux.pools.gate import Gate
 
 _NO_GATES: Mapping[str, Gate] = {}
@@ -19,12 +21,14 @@ class UpstreamKey:
         gate: its own health.
         models: gates for single models that this key alone is kept from.
         shared: the same for its whole group; kept here too, to choose without a look at the group.
+        exits: the ways out of this host that it may use.
         lanes: the models in whose lane it stands.
         replaced: True once a backup key has taken over.
         is_out: never to be chosen: replaced, or removed from the pool.
     """
 
     __slots__ = (
+        "exits",
         "gate",
         "group",
         "id",
@@ -47,6 +51,7 @@ class UpstreamKey:
         self.gate = gate or Gate()
         self.models: Mapping[str, Gate] = _NO_GATES
         self.shared = group.models
+        self.exits = Exits(((Exit(DIRECT, DIRECT, None),),), is_bound=False)
         self.lanes: set[str] = set()
         self.replaced = False
         self.is_out = False

@@ -90,9 +90,9 @@ def _shades(gates: Mapping[str, Gate], clocks: Clocks, *, whole_group: bool) -> 
 
 
 def provider_state(pool: Pool, clocks: Clocks) -> ProviderState:
-    """The health of a provider as it is stored; a blocked egress counts as quarantine."""
-    blocked = [gate for gate in pool.egress_gates.values() if not gate.condition.is_healthy]
-    condition = (blocked[0] if blocked else pool.gate).condition
+    """The health of a provider as it is stored; one that refuses this host is quarantined."""
+    direct = pool.ways.direct
+    condition = (direct if direct.is_blocked else pool).gate.condition
     return ProviderState(
         status=condition.status,
         cooldown_until=None if condition.until is None else clocks.to_wall(condition.until),
@@ -104,8 +104,7 @@ def provider_state(pool: Pool, clocks: Clocks) -> ProviderState:
 
 def _provider_generation(pool: Pool) -> int:
     """Transitions of everything that is stored as the provider's health, so that it only grows."""
-    egress = sum(gate.condition.generation for gate in pool.egress_gates.values())
-    return pool.gate.condition.generation + egress
+    return pool.gate.condition.generation + pool.ways.direct.gate.condition.generation
 
 
 # -- from the store --------------------------------------------------------------------------------
@@ -248,7 +247,8 @@ def make_well(gate: Gate, clocks: Clocks) -> None:
 
 def put_provider(pool: Pool, state: ProviderState, clocks: Clocks) -> None:
     """Bring a provider to its stored state."""
-    pool.egress_gates.clear()
+    make_well(pool.ways.direct.gate, clocks)
+    pool.ways.opened(pool.ways.direct)
     _put_provider(pool, state, clocks)
 
 
@@ -267,7 +267,7 @@ def merge_provider(pool: Pool, state: ProviderState, clocks: Clocks) -> None:
 
 def _put_provider(pool: Pool, state: ProviderState, clocks: Clocks) -> None:
     blocked = state.status is Status.QUARANTINED
-    gate = pool.egress_gates.setdefault("direct", Gate()) if blocked else pool.gate
+    gate = (pool.ways.direct if blocked else pool).gate
     until = None
     if state.status not in _WAITS_FOR_OPERATOR:
         stored = state.cooldown_until

@@ -4,16 +4,18 @@
 own gate first, gives the lease, and tells those who wait for one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from msgspec import Struct
 
+from keymux.core.egress import BindingRecord
 from keymux.core.health import Status
 from keymux.core.retrying import Step
 from keymux.core.vocabulary import Target
 from keymux.pools.alarms import Alarms
 from keymux.pools.budget import RetryBudget
+from keymux.pools.egress import Exit, Leaver, WaysOut
 from keymux.pools.gate import Gate
 from keymux.pools.lanes import Lanes
 from keymux.pools.members import Group, UpstreamKey
@@ -29,20 +31,20 @@ class Lease:
         pool: of the provider.
         target: provider and model.
         key: the upstream key.
-        egress: name of the way out.
+        exit: the way out.
         passed: the gates it went through, with the generation each had.
         is_trial: True for a probe or a lease during a ramp.
     """
 
-    __slots__ = ("egress", "is_trial", "key", "passed", "pool", "target")
+    __slots__ = ("exit", "is_trial", "key", "passed", "pool", "target")
 
     def __init__(
-        self, pool: "Pool", target: Target, key: UpstreamKey, gates: tuple[Gate, ...]
+        self, pool: "Pool", target: Target, key: UpstreamKey, way: Exit, gates: tuple[Gate, ...]
     ) -> None:
         self.pool = pool
         self.target = target
         self.key = key
-        self.egress = "direct"
+        self.exit = way
         self.is_trial = False
         self.passed: list[tuple[Gate, int]] = []
         for gate in gates:
@@ -70,12 +72,14 @@ class Outlook(Struct, frozen=True):
     Attributes:
         until: when a cooldown ends that a key waits for; None when none has an end.
         status: what keeps that key.
-        is_open: a lease or a promotion under way may bring a key at any time.
+        is_open: a lease, a promotion or a check under way may bring a key at any time.
+        is_way_out: the way out is all that keeps the keys.
     """
 
     until: float | None
     status: Status | None
     is_open: bool
+    is_way_out: bool = False
 
     def is_hopeful(self, give_up: float) -> bool:
         """Whether a key may become ready before one gives up."""
@@ -92,8 +96,8 @@ class Pool:
     Attributes:
         name: of the provider.
         gate: health of the provider as a whole.
-        egress_gates: for each way out on which the provider refuses us.
         keys: all upstream keys by id, ready or not.
+        ways: the exits of the keys.
         groups: by name.
         budget: for retries.
         expecting: promotions under way, each about to bring a fresh key.
@@ -108,13 +112,13 @@ class Pool:
         self.name = name
         self._permits = permits
         self.gate = self.new_gate()
-        self.egress_gates: dict[str, Gate] = {}
         self.keys: dict[str, UpstreamKey] = {}
         self.groups: dict[str, Group] = {}
         self.budget = budget
         self.expecting = 0
         self._alarms = Alarms()
-        self._lanes = Lanes(self.keys, self._alarms, self._ask)
+        self.ways = WaysOut(self._wake_leaver)
+        self._lanes = Lanes(self.keys, self._alarms, self.ways, self._ask)
         self._trials: dict[Lease, None] = {}
         self._in_rotation: int | None = None
         self._order = count()
@@ -135,6 +139,7 @@ class Pool:
         if home is None:
             home = self.groups[name] = Group(name)
         key = UpstreamKey(key_id, secret, home, label, self.new_gate())
+        key.exits = self.ways.of_key(key_id)
         home.keys[key_id] = self.keys[key_id] = key
         self.recount()
         self.wake(key)
@@ -146,10 +151,20 @@ class Pool:
         if key is None:
             return
         key.is_out = True
+        self.ways.forget(key)
         del key.group.keys[key_id]
         if not key.group.keys:
             del self.groups[key.group.name]
         self.recount()
+
+    def bind(self, key_id: str, records: Iterable[BindingRecord]) -> None:
+        """From now on these are the bindings of a key, in the pool or not; leases on it run on."""
+        self.ways.bind(key_id, records)
+        key = self.keys.get(key_id)
+        if key is not None:
+            self.ways.forget(key)
+            key.exits = self.ways.of_key(key_id)
+            self.wake(key)
 
     def in_rotation(self) -> int:
         """How many keys requests go to, or would go to after a while."""
@@ -169,20 +184,24 @@ class Pool:
         """Choose a ready key for a step and take it, in turn; None when none is ready."""
         if self._alarms.next <= now:
             self._ring(now)
-        if not self.gate.is_open(now) or (self.egress_gates and self._egress_is_blocked()):
+        if not self.gate.is_open(now) or self.ways.is_shut:
             self._ask_for_itself(now)
             return None
         key = self._lanes.next_key(step, now)
         if key is None:
             return None
+        way = key.exits.choose(step.avoid_egresses)
+        if way is None:
+            return None
         own, group = key.models, key.shared
-        if not (own or group):
-            gates: tuple[Gate, ...] = (self.gate, key.gate)
-        else:
+        gates: tuple[Gate, ...] = (self.gate, key.gate)
+        if own or group:
             model = step.target.model
             narrower = [gates_of[model] for gates_of in (own, group) if model in gates_of]
-            gates = (self.gate, key.gate, *narrower)
-        lease = Lease(self, step.target, key, gates)
+            gates = (*gates, *narrower)
+        if way.address is not None:
+            gates = (*gates, way.gate)
+        lease = Lease(self, step.target, key, way, gates)
         if lease.is_trial:
             self._trials[lease] = None
         return lease
@@ -191,7 +210,7 @@ class Pool:
         """Whether `take` would give a lease; takes nothing."""
         if self._alarms.next <= now:
             self._ring(now)
-        if not self.gate.is_open(now) or self._egress_is_blocked():
+        if not self.gate.is_open(now) or self.ways.is_shut:
             self._ask_for_itself(now)
             return False
         return self._lanes.has_key(step, now)
@@ -210,10 +229,6 @@ class Pool:
             else:
                 self.wake(lease.key)
 
-    def _egress_is_blocked(self) -> bool:
-        gate = self.egress_gates.get("direct")
-        return gate is not None and not gate.condition.is_healthy
-
     # -- waking ------------------------------------------------------------------------------
     def wake(self, holder: UpstreamKey | Group, model: str = "") -> None:
         """What kept a key, or a group from a model, may be over."""
@@ -222,6 +237,10 @@ class Pool:
         else:
             self._lanes.bring_back(holder)
         self.announce()
+
+    def _wake_leaver(self, key: Leaver) -> None:
+        if isinstance(key, UpstreamKey) and not key.is_out:
+            self.wake(key)
 
     def wake_later(self, gate: Gate, holder: UpstreamKey | Group, model: str = "") -> None:
         """Wake what stands behind a gate when its cooldown is over."""
@@ -250,8 +269,9 @@ class Pool:
     # -- waiting -----------------------------------------------------------------------------
     def outlook(self, step: Step, now: float) -> Outlook:
         """What may be hoped for when no key is ready for a step."""
-        if self._egress_is_blocked():
-            return Outlook(None, Status.QUARANTINED, is_open=False)
+        if self.ways.is_shut:
+            kept = Status.QUARANTINED if self.ways.direct.is_blocked else None
+            return Outlook(None, kept, is_open=False, is_way_out=kept is None)
         trial = self._on_trial(step.target.model) or self._asked(step.target.model)
         is_open = bool(self.expecting) or trial is not None
         own, floor = self.gate.condition, now
@@ -261,6 +281,9 @@ class Pool:
             floor = max(floor, own.until)
         found = self._soonest(step)
         if found is None:
+            hope = None if trial or is_open else self.ways.hope(now)
+            if hope is not None:
+                return Outlook(hope.until, None, hope.is_open, is_way_out=True)
             return Outlook(None, trial, is_open)
         until, status = found
         return Outlook(max(until, floor), status, is_open)

@@ -1,13 +1,15 @@
 """The sandbox beside code that does not await: in another thread, or in a process of its own."""
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
@@ -116,14 +118,17 @@ class SandboxChild:
     Args:
         host: to listen on.
         port: to listen on, 0 for any free one.
+        certificate: PEM file with a private key and its certificates; None for plain HTTP.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._address = (host, str(port))
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, certificate: Path | None = None
+    ) -> None:
+        self._arguments = [host, str(port), *([str(certificate)] if certificate else [])]
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(  # noqa: S603 -- our own program
-            [sys.executable, "-u", "-m", "keymux.sandbox.program", *self._address],
+            [sys.executable, "-u", "-m", "keymux.sandbox.program", *self._arguments],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is for this process; it ends the child itself
             stdout=subprocess.PIPE,
@@ -136,7 +141,7 @@ class SandboxChild:
             raise OSError("The sandbox did not start; its error output says why.")
         self._base = first.removeprefix(LISTENS).strip()
         # One connection for all questions: each new one would count as a change.
-        self._control = HTTPConnection(urlsplit(self._base).netloc, timeout=_PATIENCE_S)
+        self._control = _connection(self._base)
         return self
 
     def __exit__(
@@ -168,7 +173,11 @@ class SandboxChild:
     @property
     def seen(self) -> list[Seen]:
         """As `Sandbox.seen`; moments are of the child's clocks, which are the machine's."""
-        return msgspec.json.decode(self._ask("GET", "seen"), type=list[Seen])
+        return self.seen_since(0)
+
+    def seen_since(self, number: int) -> list[Seen]:
+        """The records after a number, oldest first, for those who ask many times."""
+        return msgspec.json.decode(self._ask("GET", f"seen?since={number}"), type=list[Seen])
 
     @property
     def connections(self) -> int:
@@ -201,3 +210,14 @@ class SandboxChild:
         if response.status >= 400:  # noqa: PLR2004 -- where HTTP's errors begin
             raise ValueError(found.decode())
         return found
+
+
+def _connection(base: str) -> HTTPConnection:
+    """To a child of our own, which may have a certificate for any name."""
+    parts = urlsplit(base)
+    if parts.scheme == "http":
+        return HTTPConnection(parts.netloc, timeout=_PATIENCE_S)
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    return HTTPSConnection(parts.netloc, timeout=_PATIENCE_S, context=tls)

@@ -225,7 +225,7 @@ def _asked(head: h11.Request) -> Asked:
 
 def _source(transport: asyncio.Transport) -> str:
     peer = transport.get_extra_info("peername")
-    return f"{peer[0]}:{peer[1]}" if peer else ""
+    return str(peer[0]) if peer else ""
 
 
 def _unsent(wire: socket.socket) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -59,6 +60,14 @@ def greeting(sandbox: Sandbox) -> Iterator[str]:
     )
 
 
+def _main(host: str, port: str, certificate: str = "") -> None:
+    """For `keymux.sandbox.apart`, which starts this without the command line around it."""
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    run(Sandbox(host=host, port=int(port), tls=tls), print, with_parent=True)
+
+
 if __name__ == "__main__":
-    # For `keymux.sandbox.apart`, which starts this without the command line around it.
-    run(Sandbox(host=sys.argv[1], port=int(sys.argv[2])), print, with_parent=True)
+    _main(*sys.argv[1:])

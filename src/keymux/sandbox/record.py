@@ -19,7 +19,7 @@ class Seen(Struct, frozen=True):
         number: counts all requests, from 1.
         connection: counts all connections, from 1.
         turn: counts the requests of the connection, from 1; more than 1 means it was reused.
-        source: address and port of the peer.
+        source: IP address of the peer; through a proxy it is the proxy's.
         at: when its head was read, monotonic seconds.
         wall: the same moment in seconds since 1970.
         dialect: of the path.
@@ -116,7 +116,7 @@ class Origin(Struct, frozen=True):
     Attributes:
         connection: number of the connection.
         turn: number of the request on it.
-        source: address and port of the peer.
+        source: IP address of the peer; through a proxy it is the proxy's.
     """
 
     connection: int

@@ -29,6 +29,21 @@ def check_address(value: str) -> None:
         raise ValueError("use https; plain http is allowed on a loopback address only")
 
 
+def check_target(value: str) -> None:
+    """Check the host and port of a TLS server.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        parts = urlsplit(f"//{value}")
+        is_good = bool(parts.hostname and parts.port) and parts.netloc == value
+    except ValueError:
+        is_good = False
+    if not is_good or "@" in value:
+        raise ValueError("give host:port, such as example.com:443 or [2001:db8::1]:443")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nothing else, in a spelling nobody reads differently."""
     if host == "localhost":

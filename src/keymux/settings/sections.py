@@ -12,7 +12,7 @@ from keymux.core.retrying import Patience
 from keymux.core.routing import Model, Routes
 from keymux.core.vocabulary import Metering, Price, Route, Target
 from keymux.providers import CATALOGUE
-from keymux.settings.address import check_address
+from keymux.settings.address import check_address, check_target
 from keymux.settings.place import SQLITE, check_file, check_server, database_name, is_server, shown
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -50,6 +50,10 @@ class ProviderSettings(Section):
         default=None, description="PEM file with further certificates to trust for this provider."
     )
     http2: bool = Field(default=True, description="Use HTTP/2 where the provider offers it.")
+    egress: Literal["optional", "required"] = Field(
+        default="optional",
+        description="optional: keys without a binding go directly. required: they are not used.",
+    )
 
     @field_validator("kind")
     @classmethod
@@ -77,6 +81,11 @@ class ProviderSettings(Section):
     def url(self) -> str:
         """Where it is, without a slash at the end."""
         return self.base_url or CATALOGUE[self.kind].base_url
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is spoken to without TLS: then keys do not travel through a proxy."""
+        return not self.url.startswith("https:")
 
 
 def _is_readable(name: str) -> bool:
@@ -173,6 +182,37 @@ class Retry(Section):
     )
     queue_s: float = Field(default=2, ge=0, le=30, description="Longest wait for a key.")
     queue_length: Count = Field(default=100, description="Exchanges waiting for a key at most.")
+
+
+class EgressSettings(Section):
+    """Egress proxies: how they are checked, and how long their connections are kept."""
+
+    check_every_s: Seconds = Field(
+        default=60, description="Seconds between the checks of a proxy that is well."
+    )
+    check_target: str = Field(
+        default="",
+        description="host:port to reach through a proxy, with TLS, when it is checked; when left "
+        "out, each provider that keys are bound for.",
+    )
+    connect_s: Seconds = Field(
+        default=10, description="Name lookup, TCP, proxy and TLS, all the way to an upstream."
+    )
+    retry_s: list[Seconds] = Field(
+        default=[5, 10, 20, 40, 60],
+        min_length=1,
+        description="How long a proxy that failed is left alone until it is checked again.",
+    )
+    idle_s: Seconds = Field(
+        default=300, description="An HTTP client that was not used for so long is closed."
+    )
+
+    @field_validator("check_target")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if value:
+            check_target(value)
+        return value
 
 
 class Cooldown(Section):
@@ -276,6 +316,9 @@ class Settings(Section):
     timeouts: Timeouts = Field(default=Timeouts(), description="How long to wait for things.")
     retry: Retry = Field(default=Retry(), description="How much one exchange may try.")
     cooldown: Cooldown = Field(default=Cooldown(), description="How long to leave things alone.")
+    egress: EgressSettings = Field(
+        default=EgressSettings(), description="Egress proxies and connections."
+    )
     limits: Limits = Field(default=Limits(), description="What one process takes.")
     log: Log = Field(default=Log(), description="What is written.")
     secrets: Secrets = Field(default=Secrets(), description="How secrets are kept.")

@@ -1,9 +1,10 @@
 """Bringing everything from one store to another.
 
-Records are read and written in parts: each provider's keys and backup keys, then what belongs to
-no provider. Whatever is there already is written again or passed over, so the work may end anywhere
-and be begun anew. A *mark* in the target says where its records come from; without it, a target
-that has any records is somebody else's.
+Records are read and written in parts: egress proxies, each provider's bindings, keys and backup
+keys, then what belongs to no provider. So a key is never there without its bindings. Whatever is
+there already is written again or passed over, so the work may end anywhere and be begun anew. A
+*mark* in the target says where its records come from; without it, a target that has any records is
+somebody else's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from keymux.core.egress import BindingRecord, ProxyRecord
 from keymux.core.records import (
     AuditRow,
     BackupKeyRecord,
@@ -23,6 +25,7 @@ from keymux.core.records import (
 )
 from keymux.core.secrets import hash_of
 from keymux.core.vocabulary import Usage
+from keymux.stores.egress import identity
 from keymux.stores.port import Ledger, UsageQuery
 from keymux.stores.sealing.port import Answers, Secrets
 from keymux.stores.sealing.unlocking import unlock
@@ -34,6 +37,8 @@ PAGE = 1000
 class Kind(StrEnum):
     """Kinds of records, in the order in which they are brought over."""
 
+    PROXIES = "proxies"
+    BINDINGS = "bindings"
     KEYS = "keys"
     BACKUP_KEYS = "backup_keys"
     STATES = "provider_states"
@@ -70,7 +75,16 @@ class AuditCopy(Struct, frozen=True):
     row: AuditRow
 
 
-Copied = KeyRecord | BackupKeyRecord | StateCopy | ClientKeyRecord | AuditCopy | ExchangeRow
+Copied = (
+    ProxyRecord
+    | BindingRecord
+    | KeyRecord
+    | BackupKeyRecord
+    | StateCopy
+    | ClientKeyRecord
+    | AuditCopy
+    | ExchangeRow
+)
 
 
 class Mark(Struct, frozen=True):
@@ -96,9 +110,6 @@ class Everything(Protocol):
 
     async def read(self, part: Part, after: str, limit: int) -> tuple[list[Copied], str]:
         """Some records after a place, and the place after them, empty at the end."""
-
-    async def left_behind(self, providers: Sequence[str]) -> dict[str, int]:
-        """How many records of kinds that keymux does not bring over."""
 
 
 class Target(Everything, Protocol):
@@ -133,9 +144,10 @@ class Compared(Struct, frozen=True):
 
 def parts(providers: Iterable[str]) -> list[Part]:
     """All parts, in their order."""
-    own = [Part(kind, name) for name in providers for kind in (Kind.KEYS, Kind.BACKUP_KEYS)]
+    kinds = (Kind.BINDINGS, Kind.KEYS, Kind.BACKUP_KEYS)
+    own = [Part(kind, name) for name in providers for kind in kinds]
     shared = [Part(kind) for kind in (Kind.STATES, Kind.CLIENTS, Kind.AUDIT, Kind.EXCHANGES)]
-    return [*own, *shared]
+    return [Part(Kind.PROXIES), *own, *shared]
 
 
 async def look(
@@ -183,12 +195,11 @@ async def figures(side: Everything, ledger: Ledger, providers: Sequence[str]) ->
     """What has to be the same on both sides."""
     counted = [part for part in parts(providers) if part.kind is not Kind.STATES]
     found = {str(part): str(await side.count(part)) for part in counted}
-    for name in providers:
-        for kind in (Kind.KEYS, Kind.BACKUP_KEYS):
-            part = Part(kind, name)
+    for part in counted:
+        if part.kind in _HASHED:
             records, _ = await side.read(part, "", PAGE)
-            found[f"{part}: hash of secrets"] = _fingerprint(records)
-            if kind is Kind.KEYS:
+            found[f"{part}: {_HASHED[part.kind]}"] = _fingerprint(records)
+            if part.kind is Kind.KEYS:
                 found[f"{part}: tokens used"] = str(_tokens(records))
     lines = await ledger.usage(UsageQuery(by=()))
     usage = lines[0].usage if lines else Usage()
@@ -203,14 +214,32 @@ def compare(source: dict[str, str], target: dict[str, str]) -> list[Compared]:
     return [Compared(what, value, target.get(what, "")) for what, value in source.items()]
 
 
+_HASHED = {
+    Kind.PROXIES: "hash of addresses",
+    Kind.BINDINGS: "hash of pairs",
+    Kind.KEYS: "hash of secrets",
+    Kind.BACKUP_KEYS: "hash of secrets",
+}
+"""Kinds that are few enough to be compared one by one, and what it is that is compared."""
+
+
 def _fingerprint(records: Sequence[Copied]) -> str:
-    """A short text that differs if any secret does."""
-    known = sorted(
-        f"{record.id}:{hash_of(record.secret)}"
-        for record in records
-        if isinstance(record, KeyRecord | BackupKeyRecord)
-    )
+    """A short text that differs if any secret does, or where a key may go."""
+    known = sorted(repr(_essence(record)) for record in records)
     return sha256("\n".join(known).encode()).hexdigest()[:16]
+
+
+def _essence(record: Copied) -> tuple[object, ...]:
+    """What must not differ."""
+    match record:
+        case KeyRecord() | BackupKeyRecord():
+            return record.id, hash_of(record.secret)
+        case ProxyRecord():
+            return record.id, *identity(record.address), hash_of(record.address.password)
+        case BindingRecord():
+            return record.id, record.proxy_id, record.key_id, record.priority, record.is_active
+        case _:
+            return ()
 
 
 def _tokens(records: Sequence[Copied]) -> int:

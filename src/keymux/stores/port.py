@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from keymux.core.egress import BindingRecord, Observation, ProxyRecord, Repaired
 from keymux.core.health import Event
 from keymux.core.records import (
     AuditRow,
@@ -75,7 +76,11 @@ class Keys(Protocol):
         """
 
     async def remove(self, provider: str, key_id: str, actor: str) -> None:
-        """Delete one; raises NoSuchRecord."""
+        """Delete one; raises NoSuchRecord.
+
+        Its bindings go to the key that took over for it, but for those that one has already; if
+        there is none, they are deleted.
+        """
 
 
 class BackupKeys(Protocol):
@@ -94,14 +99,89 @@ class BackupKeys(Protocol):
         """Let the oldest unused one take over for a dead key; gives the new key's id.
 
         It happens once: whoever asks again for the same dead key is given the same id. A spare
-        whose secret is in the pool already is of no use and is passed over for good.
+        whose secret is in the pool already is of no use and is passed over for good. The new key
+        has the dead key's bindings from the moment it is in the pool; the dead key keeps its own,
+        because an operator may trust it again.
         """
 
     async def restore(self, provider: str, backup_id: str, actor: str) -> None:
-        """Make a used one a spare again and take its key out of the pool; raises NoSuchRecord."""
+        """Make a used one a spare again and take its key out of the pool; raises NoSuchRecord.
+
+        The bindings of that key are deleted.
+        """
 
     async def remove(self, provider: str, backup_id: str, actor: str) -> None:
         """Delete one; raises NoSuchRecord."""
+
+
+class Proxies(Protocol):
+    """Egress proxies, shared by all providers."""
+
+    async def load(self) -> list[ProxyRecord]:
+        """All of them, oldest first."""
+
+    async def find_some(self, proxy_ids: Collection[str]) -> list[ProxyRecord]:
+        """Those of some that are there, in any order."""
+
+    async def add(self, records: Sequence[ProxyRecord], actor: str) -> list[str]:
+        """Insert those whose name is free and whose address is not known yet; gives their ids.
+
+        Of an address, type, host, port and user count. Audited as ``proxy.add``.
+        """
+
+    async def set_active(self, proxy_id: str, *, active: bool, actor: str) -> None:
+        """Let it be used, or not; raises NoSuchRecord. Audited as ``proxy.enable``, ``.disable``.
+
+        Being enabled it is trusted again: each of its exits is healthy, in a new generation.
+        """
+
+    async def observe(self, proxy_id: str, seen: Observation, actor: str) -> None:
+        """Note what was found out; nothing happens if the proxy is gone.
+
+        An exit is changed only by a later generation. Each change of an exit's status is audited
+        as ``proxy.transition`` of the exit's provider, with status before and after and the reason.
+        """
+
+    async def remove(self, proxy_id: str, actor: str) -> None:
+        """Delete one, whatever is bound to it; raises NoSuchRecord. Audited as ``proxy.remove``."""
+
+
+class Bindings(Protocol):
+    """Which proxies the upstream keys of one provider must use.
+
+    The audit names the key as the subject of all that happens to its bindings.
+    """
+
+    async def load(self, provider: str) -> list[BindingRecord]:
+        """All of them, oldest first."""
+
+    async def of_keys(self, provider: str, key_ids: Collection[str]) -> list[BindingRecord]:
+        """Those of some keys, oldest first."""
+
+    async def add(self, provider: str, records: Sequence[BindingRecord], actor: str) -> list[str]:
+        """Insert those whose pair of proxy and key is not there yet; gives their ids.
+
+        Audited as ``binding.add``, after: the proxy's id.
+        """
+
+    async def set_priority(self, provider: str, binding_id: str, priority: int, actor: str) -> None:
+        """Change a priority; raises NoSuchRecord. Audited as ``binding.priority``."""
+
+    async def set_active(self, provider: str, binding_id: str, *, active: bool, actor: str) -> None:
+        """Let it be used, or not; raises NoSuchRecord.
+
+        Audited as ``binding.enable`` and ``binding.disable``.
+        """
+
+    async def remove(self, provider: str, binding_ids: Sequence[str], actor: str) -> None:
+        """Delete some, those that are there. Audited as ``binding.remove``, before: the proxy."""
+
+    async def repair(self, provider: str, actor: str) -> Repaired:
+        """Look for bindings whose key is gone.
+
+        They are moved to the key that took over for it, as the backup keys tell, or else deleted.
+        Audited as ``binding.repair`` for each key that gains or loses one.
+        """
 
 
 class ClientKeys(Protocol):
@@ -176,6 +256,14 @@ class Store(Protocol):
     @property
     def backups(self) -> BackupKeys:
         """Backup keys."""
+
+    @property
+    def proxies(self) -> Proxies:
+        """Egress proxies."""
+
+    @property
+    def bindings(self) -> Bindings:
+        """Which proxies keys must use."""
 
     @property
     def clients(self) -> ClientKeys:

@@ -135,6 +135,7 @@ class Logs:
             row.status,
             row.provider,
             row.key,
+            row.attempts[-1].egress if row.attempts else "",
             len(row.attempts),
             [redact(_told(attempt)) for attempt in row.attempts if attempt.outcome != "ok"],
             row.usage.input,
@@ -166,6 +167,7 @@ class ExchangeLine(Struct):
     status: int
     provider: str
     key: str
+    egress: str
     attempts: int
     story: list[str]
     input_tokens: int

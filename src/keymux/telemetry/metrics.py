@@ -38,12 +38,15 @@ class Standing(Struct, frozen=True):
         backup_keys: the same for backup keys.
         key_up: provider and key id → 1 when it is in rotation.
         provider_up: provider → 1 when it is asked.
+        proxies: proxy and provider → 1 when keys may leave by it, and the seconds of its last good
+            check.
     """
 
     keys: Mapping[Labels, int]
     backup_keys: Mapping[Labels, int]
     key_up: Mapping[Labels, int]
     provider_up: Mapping[Labels, int]
+    proxies: Mapping[Labels, tuple[int, float | None]] = {}
 
 
 class Gauges(Struct, frozen=True):
@@ -95,7 +98,7 @@ class Metrics(Collector):
         provider, model, tally = row.provider, row.model, self._tally
         tally.requests[row.operation, row.format, model, provider, row.outcome] += 1
         for attempt in row.attempts:
-            tally.attempts[attempt.provider, attempt.outcome] += 1
+            tally.attempts[attempt.provider, attempt.egress, attempt.outcome] += 1
             tally.latency[attempt.provider,].observe(attempt.took_ms / 1000)
         if row.first_ms:
             tally.first[provider, model].observe(row.first_ms / 1000)
@@ -119,6 +122,10 @@ class Metrics(Collector):
     def transition(self, provider: str, before: str, after: str, reason: str) -> None:
         """The health of a key or provider has changed."""
         self._tally.transitions[provider, before, after, reason] += 1
+
+    def egress_failed(self, proxy: str, provider: str) -> None:
+        """A check of a proxy, or an attempt through it, did not reach the provider."""
+        self._tally.egress_failures[proxy, provider] += 1
 
     def queued(self, seconds: float) -> None:
         """An exchange waited for a key."""
@@ -184,6 +191,18 @@ class Metrics(Collector):
         yield _gauge(
             "keymux_provider_up", "1 when the provider is asked.", ("provider",), now.provider_up
         )
+        yield _gauge(
+            "keymux_proxy_up",
+            "1 when keys may leave by the proxy.",
+            ("proxy", "provider"),
+            {labels: up for labels, (up, _) in now.proxies.items()},
+        )
+        yield _gauge(
+            "keymux_proxy_latency_seconds",
+            "Of the last check that reached the provider, until TLS was set up.",
+            ("proxy", "provider"),
+            {labels: seconds for labels, (_, seconds) in now.proxies.items() if seconds},
+        )
 
     def _processes(self, snapshot: Snapshot) -> Iterator[Metric]:
         """Memory, files and time of the processor, under the names that are usual."""
@@ -207,7 +226,7 @@ def _counters(tally: Tally) -> Iterator[Metric]:
     yield _counter(
         "keymux_upstream_attempts",
         "Attempts by outcome.",
-        ("provider", "outcome"),
+        ("provider", "egress", "outcome"),
         tally.attempts,
     )
     yield _counter("keymux_tokens", "Tokens by class.", ("provider", "model", "kind"), tally.tokens)
@@ -222,6 +241,12 @@ def _counters(tally: Tally) -> Iterator[Metric]:
         "Changes of health.",
         ("provider", "from", "to", "reason"),
         tally.transitions,
+    )
+    yield _counter(
+        "keymux_proxy_failures",
+        "Checks and attempts that did not get through the proxy.",
+        ("proxy", "provider"),
+        tally.egress_failures,
     )
     yield _counter(
         "keymux_turned_away",

@@ -69,11 +69,12 @@ class Tally(Struct):
 
     Attributes:
         requests: exchanges by route, client format, model, provider, outcome.
-        attempts: by provider and outcome.
+        attempts: by provider, egress and outcome.
         tokens: by provider, model, class.
         cost: in millionths of a dollar by provider and model.
         transitions: by provider, status before and after, reason.
         turned_away: by client format and code.
+        egress_failures: by proxy and provider.
         latency: of attempts by provider.
         first: until the answer began, by provider and model.
         overhead: time of an exchange in which no attempt ran.
@@ -88,6 +89,7 @@ class Tally(Struct):
     cost: Counts = field(default_factory=_counts)
     transitions: Counts = field(default_factory=_counts)
     turned_away: Counts = field(default_factory=_counts)
+    egress_failures: Counts = field(default_factory=_counts)
     latency: dict[Labels, Histogram] = field(default_factory=_histograms)
     first: dict[Labels, Histogram] = field(default_factory=_histograms)
     overhead: Histogram = field(default_factory=_histogram)
@@ -97,7 +99,7 @@ class Tally(Struct):
 
     def add(self, other: "Tally") -> None:
         """Add what another process has counted."""
-        for name in ("requests", "attempts", "tokens", "cost", "transitions", "turned_away"):
+        for name in _COUNTED:
             ours, more = getattr(self, name), getattr(other, name)
             for labels, count in more.items():
                 ours[labels] = ours.get(labels, 0) + count
@@ -108,6 +110,17 @@ class Tally(Struct):
         self.queue.add(other.queue)
         self.dropped_log_lines += other.dropped_log_lines
         self.cpu_s += other.cpu_s
+
+
+_COUNTED = (
+    "requests",
+    "attempts",
+    "tokens",
+    "cost",
+    "transitions",
+    "turned_away",
+    "egress_failures",
+)
 
 
 class Now(Struct, frozen=True):

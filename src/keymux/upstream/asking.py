@@ -65,9 +65,9 @@ class Service:
         url = self._urls[request.format, request.operation]
         return url.with_query_string(request.query) if request.query else url
 
-    def way(self, egress: str) -> Way:
+    def way(self, request: UpstreamRequest) -> Way:
         """How to get there."""
-        return Way(egress, self._ca_file, self._http2)
+        return Way(request.way, self._ca_file, self._http2, request.proxy)
 
 
 class Upstreams:
@@ -96,12 +96,17 @@ class Upstreams:
     def ask(self, request: UpstreamRequest) -> "Ask":
         """One attempt; nothing is sent yet."""
         service = self._services[request.provider]
-        slots = self._slots.get((request.provider, request.egress)) or self._connect(request)
+        slots = self._slots.get((request.provider, request.way))
+        if slots is None or slots.is_closed:
+            slots = self._connect(request)
         return Ask(self, service, slots, request)
 
     def _connect(self, request: UpstreamRequest) -> Slots:
-        way = self._services[request.provider].way(request.egress)
-        slots = self._slots[request.provider, request.egress] = self._transport.slots(way)
+        gone = [name for name, slots in self._slots.items() if slots.is_closed]
+        for name in gone:
+            del self._slots[name]
+        way = self._services[request.provider].way(request)
+        slots = self._slots[request.provider, request.way] = self._transport.slots(way)
         return slots
 
 
@@ -167,7 +172,7 @@ class Ask:
             response = await self._sending.__aenter__()
         except PyreqwestError as error:
             slots.failed(slot)
-            raise fault_before_answer(error) from None
+            raise fault_before_answer(error, self._request.proxy) from None
         except BaseException:
             slots.give_up(slot)
             raise

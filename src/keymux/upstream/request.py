@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from keymux import __version__
+from keymux.core.egress import ProxyAddress
 from keymux.core.vocabulary import Operation, WireFormat
 
 USER_AGENT = f"keymux/{__version__}"
@@ -15,7 +16,7 @@ class UpstreamRequest(Struct, frozen=True):
     Attributes:
         provider: name of the configured provider.
         secret: the upstream key.
-        egress: the way out.
+        way: the way out, unlike all others.
         format: of the body.
         operation: which of the provider's paths.
         stream: whether a stream is wanted.
@@ -23,11 +24,12 @@ class UpstreamRequest(Struct, frozen=True):
         query: raw query string, forwarded as it is.
         body: the bytes.
         left_s: seconds its exchange has left.
+        proxy: on that way; None when it is direct.
     """
 
     provider: str
     secret: str
-    egress: str
+    way: str
     format: WireFormat
     operation: Operation
     stream: bool
@@ -35,6 +37,7 @@ class UpstreamRequest(Struct, frozen=True):
     query: str
     body: bytes
     left_s: float = 600.0
+    proxy: ProxyAddress | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamRequest {self.provider} {self.operation}>"

@@ -64,6 +64,10 @@ class Slots:
         marks: gives a mark that no other slot of the process has.
         scissors: cuts by mark.
         connect_s: for so long a given-up request may still be on its way to a connection.
+        spare: how many clients are kept ready.
+
+    Attributes:
+        is_closed: nothing may be taken any more.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Slots:
         marks: Callable[[], int],
         scissors: Scissors,
         connect_s: float,
+        spare: int = SPARE,
     ) -> None:
         self._build = build
         self._marks = marks
@@ -82,7 +87,9 @@ class Slots:
         self._idle: dict[Slot, None] = {}
         self._quiet: dict[Slot, None] = {}
         self._is_growing = False
-        self._is_closed = False
+        self._spare = spare
+        self._taken_at = 0.0
+        self.is_closed = False
 
     def first(self) -> Slot:
         """A slot for requests that nobody counts, such as a test of a key."""
@@ -92,7 +99,8 @@ class Slots:
         """The best slot for one more request, which waits for its head from now on."""
         slot = self._idle.popitem()[0] if self._idle else self._second_best()
         slot.waiting += 1
-        if len(self._idle) < SPARE and len(self._all) < MOST:
+        self._taken_at = asyncio.get_running_loop().time()
+        if len(self._idle) < self._spare and len(self._all) < MOST:
             self._grow()
         return slot
 
@@ -121,10 +129,10 @@ class Slots:
 
     def _grown(self, growing: "asyncio.Future[Slot]") -> None:
         self._is_growing = False
-        if growing.cancelled() or self._is_closed:
+        if growing.cancelled() or self.is_closed:
             return
         self._place(self._add(growing.result()))
-        if len(self._idle) < SPARE and len(self._all) < MOST:
+        if len(self._idle) < self._spare and len(self._all) < MOST:
             self._grow()
 
     # -- what becomes of a request -----------------------------------------------------------------
@@ -182,9 +190,15 @@ class Slots:
         loop = asyncio.get_running_loop()
         self._scissors.cut(slot.mark, done, spare_answered=bool(slot.active))
 
+    def is_idle(self, seconds: float) -> bool:
+        """Whether nothing is under way and nothing was taken for so long."""
+        if any(slot.waiting or slot.active or slot.given_up for slot in self._all):
+            return False
+        return asyncio.get_running_loop().time() - self._taken_at > seconds
+
     async def close(self) -> None:
         """Close all clients and their connections."""
-        self._is_closed = True
+        self.is_closed = True
         slots, self._all = self._all, []
         await asyncio.gather(*(slot.client.close() for slot in slots))
 

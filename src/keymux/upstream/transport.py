@@ -18,20 +18,26 @@ from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from msgspec import Struct
 from pyreqwest import exceptions as library
 from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.proxy import ProxyBuilder
 
 from keymux.core import faults
+from keymux.core.egress import DIRECT, ProxyAddress, ProxyType
 from keymux.core.faults import UpstreamFault
-from keymux.upstream.slots import Slots
+from keymux.upstream.request import USER_AGENT
+from keymux.upstream.slots import SPARE, Slots
 from keymux.upstream.sockets import Scissors
 
 _POOL_IDLE_S = 55
 _POOL_IDLE = 8
 """Connections that a slot keeps for later; it seldom has more than one at work."""
 _MAX_HEADERS = 64 * 1024
+_SPARE_PROXIED = 2
+"""Clients kept ready for a proxy: there may be a thousand of them."""
 _FIRST_MARK = 60_000
 """Milliseconds without an acknowledgement after which a connection is given up, the shortest."""
 
@@ -43,22 +49,26 @@ class Way(Struct, frozen=True):
         egress: name of the way out of this host.
         ca_file: further certificates to trust.
         http2: whether HTTP/2 may be spoken.
+        proxy: on that way; None when it is direct.
     """
 
-    egress: str = "direct"
+    egress: str = DIRECT
     ca_file: str | None = None
     http2: bool = True
+    proxy: ProxyAddress | None = None
 
 
 class Transport:
-    """HTTP clients, made when first needed and closed together.
+    """HTTP clients, made when first needed, closed when idle, and at last together.
 
     Args:
         connect_s: seconds for name lookup, TCP and TLS.
+        proxied_s: the same through a proxy.
     """
 
-    def __init__(self, connect_s: float) -> None:
+    def __init__(self, connect_s: float, proxied_s: float | None = None) -> None:
         self._connect_s = connect_s
+        self._proxied_s = connect_s if proxied_s is None else proxied_s
         self._slots: dict[Way, Slots] = {}
         self._marks = count(_FIRST_MARK)
         self._scissors = Scissors()
@@ -67,11 +77,22 @@ class Transport:
         """The HTTP clients for one way."""
         slots = self._slots.get(way)
         if slots is None:
-            build = partial(self._build, way)
             slots = self._slots[way] = Slots(
-                build, self._marks.__next__, self._scissors, self._connect_s
+                partial(self._build, way),
+                self._marks.__next__,
+                self._scissors,
+                self._seconds(way),
+                SPARE if way.proxy is None else _SPARE_PROXIED,
             )
         return slots
+
+    def _seconds(self, way: Way) -> float:
+        return self._connect_s if way.proxy is None else self._proxied_s
+
+    async def close_idle(self, seconds: float) -> None:
+        """Close the clients of ways that were not used for so long."""
+        idle = [way for way, slots in self._slots.items() if slots.is_idle(seconds)]
+        await asyncio.gather(*(self._slots.pop(way).close() for way in idle))
 
     def client(self, way: Way) -> Client:
         """A client for one way, for requests that are never given up."""
@@ -92,12 +113,14 @@ class Transport:
             .http2_initial_stream_window_size(2**20)
             .http2_initial_connection_window_size(2**22)
             .http2_max_header_list_size(_MAX_HEADERS)
-            .connect_timeout(timedelta(seconds=self._connect_s))
+            .connect_timeout(timedelta(seconds=self._seconds(way)))
             .pool_max_idle_per_host(_POOL_IDLE)
             .pool_idle_timeout(timedelta(seconds=_POOL_IDLE_S))
             .tcp_keepalive(timedelta(seconds=30))
             .tcp_user_timeout(timedelta(milliseconds=mark))
         )
+        if way.proxy is not None:
+            builder = builder.proxy(_proxy(way.proxy))
         if way.ca_file is not None:
             builder = builder.add_root_certificate_pem(Path(way.ca_file).read_bytes())
         return builder.build()
@@ -107,6 +130,19 @@ class Transport:
         self._scissors.close()
         ways, self._slots = list(self._slots.values()), {}
         await asyncio.gather(*(slots.close() for slots in ways))
+
+
+def _proxy(address: ProxyAddress) -> ProxyBuilder:
+    """A proxy as the library wants it: SOCKS credentials in the URL, others in a header."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    if address.type is ProxyType.SOCKS5:
+        login = ""
+        if address.username:
+            login = f"{quote(address.username, safe='')}:{quote(address.password, safe='')}@"
+        return ProxyBuilder.all(f"socks5h://{login}{host}:{address.port}")
+    proxy = ProxyBuilder.all(f"{address.type}://{host}:{address.port}")
+    proxy = proxy.headers({"user-agent": USER_AGENT})
+    return proxy.basic_auth(address.username, address.password) if address.username else proxy
 
 
 _IN_BODY = "error decoding response body"
@@ -122,8 +158,30 @@ _SIGNS: tuple[tuple[str, type[UpstreamFault]], ...] = (
 )
 
 
-def fault_before_answer(error: library.PyreqwestError) -> UpstreamFault:
-    """The fault for an error before a status line arrived."""
+def fault_before_answer(
+    error: library.PyreqwestError, proxy: ProxyAddress | None = None
+) -> UpstreamFault:
+    """The fault for an error before a status line arrived.
+
+    A provider that could not be reached through a proxy may be up for all others.
+    """
+    fault = _fault_before_answer(error)
+    if proxy is None or not isinstance(fault, _NOT_REACHED):
+        return fault
+    refused = any(words in fault.reason.lower() for words in _CREDENTIALS)
+    return (faults.EgressRefused if refused else faults.EgressFailed)(reason=fault.reason)
+
+
+_NOT_REACHED = (faults.Unreachable, faults.CertificateRejected, faults.EgressFailed)
+_CREDENTIALS = (
+    "proxy authorization required",
+    "credentials not accepted",
+    "server does not support user/pass authentication",
+)
+"""What the library says of a proxy that wants a user, or another one."""
+
+
+def _fault_before_answer(error: library.PyreqwestError) -> UpstreamFault:
     causes = tuple(_causes(error))
     story = " / ".join(causes)
     lowered = story.lower()

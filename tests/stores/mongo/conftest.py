@@ -12,6 +12,7 @@ from pymongo.database import Database
 from keymux.stores.mongo import MongoStore
 from tests.contract.records import ACME
 from tests.stores.mongo.server import any_server, database_on, running
+from tests.stores.mongo.watching import WATCHER, Watcher
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +69,13 @@ async def ready(store: MongoStore) -> MongoStore:
     """A store with a provider."""
     await store.prepare([ACME])
     return store
+
+
+@pytest.fixture
+def watching() -> Iterator[Watcher]:
+    """The watcher, idle again afterwards."""
+    yield WATCHER
+    WATCHER.act = None
 
 
 @pytest.fixture(autouse=True)

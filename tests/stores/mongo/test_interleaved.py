@@ -1,50 +1,18 @@
 """What comes between two steps, and what the driver sends: watched, and meddled with."""
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient
 
 from keymux.stores.mongo import MongoStore
 from keymux.stores.port import Batch
 from tests.contract.records import ACME, OPERATOR, exchange, key, spare
+from tests.stores.mongo.watching import Command, Watcher
 
 pytestmark = pytest.mark.anyio
 
-Command = Mapping[str, Any]
 ROWS = (exchange(1), exchange(2))
-
-
-class _Watcher(monitoring.CommandListener):
-    """Hears of each command before it is sent; it acts only while it is told how."""
-
-    def __init__(self) -> None:
-        self.act: Callable[[Command], None] | None = None
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        """A command is about to be sent; what is done now is not heard of again."""
-        act, self.act = self.act, None
-        if act is not None:
-            act(event.command)
-            self.act = act
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Nothing to do."""
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Nothing to do."""
-
-
-_WATCHER = _Watcher()
-monitoring.register(_WATCHER)
-
-
-@pytest.fixture
-def watching() -> Iterator[_Watcher]:
-    """The watcher, idle again afterwards."""
-    yield _WATCHER
-    _WATCHER.act = None
 
 
 async def _prepared(uri: str) -> MongoStore:
@@ -55,7 +23,7 @@ async def _prepared(uri: str) -> MongoStore:
     return store
 
 
-async def test_rows_that_the_driver_inserted_twice(uri: str, watching: _Watcher) -> None:
+async def test_rows_that_the_driver_inserted_twice(uri: str, watching: Watcher) -> None:
     """The first answer was lost, and the second says that they are there: they count, once."""
     store = await _prepared(uri)
     meddled = []
@@ -84,7 +52,7 @@ def _upserts(command: Command) -> list[Any]:
     return [one["q"] for one in command.get("updates", []) if one.get("upsert")]
 
 
-async def test_no_upsert_asks_what_a_server_refuses(uri: str, watching: _Watcher) -> None:
+async def test_no_upsert_asks_what_a_server_refuses(uri: str, watching: Watcher) -> None:
     """MongoDB refuses ``$expr`` in the filter of an upsert; the server of the tests does not."""
     filters: list[Any] = []
     watching.act = lambda command: filters.extend(_upserts(command))

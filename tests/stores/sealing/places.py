@@ -10,6 +10,7 @@ from pymongo import MongoClient
 
 from keymux.stores.mongo import MongoStore
 from keymux.stores.opening import SealedStore
+from keymux.stores.sealing.port import SHARED
 from keymux.stores.sealing.ring_file import RingFile
 from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import SqliteStore
@@ -29,13 +30,17 @@ class SealedPlace(Protocol):
         """What is stored, by record."""
 
     def put(self, collection: str, record_id: str, value: str) -> None:
-        """Change an upstream key behind the store's back."""
+        """Change a secret behind the store's back."""
 
     def forget_answers(self) -> None:
         """Remove the known answers."""
 
     def dump(self) -> bytes:
         """All there is."""
+
+
+def _field(collection: str) -> str:
+    return SHARED.get(collection, "apiKey")
 
 
 class SealedFile:
@@ -59,7 +64,7 @@ class SealedFile:
         """One statement."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(
-                f"UPDATE {collection} SET apiKey = ? WHERE _id = ?",  # noqa: S608 -- ours
+                f"UPDATE {collection} SET {_field(collection)} = ? WHERE _id = ?",  # noqa: S608 -- ours
                 (value, record_id),
             )
 
@@ -100,7 +105,7 @@ class SealedDatabase:
         """One update."""
         with self.client() as client:
             client.get_default_database()[collection].update_one(
-                {"_id": record_id}, {"$set": {"apiKey": value}}
+                {"_id": record_id}, {"$set": {_field(collection): value}}
             )
 
     def forget_answers(self) -> None:

@@ -1,11 +1,12 @@
 """All records of the shared store, to be brought to another store or from one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from pymongo import UpdateOne
 
+from keymux.core.egress import BindingRecord, ProxyRecord
 from keymux.core.records import BackupKeyRecord, ClientKeyRecord, ExchangeRow, KeyRecord
 from keymux.stores.mongo.booking import EXCHANGES, Booking
 from keymux.stores.mongo.database import Database, Stored, collection_name
@@ -20,6 +21,12 @@ from keymux.stores.mongo.documents import (
     provider_state,
     state_fields,
 )
+from keymux.stores.mongo.egress_documents import (
+    binding_document,
+    binding_records,
+    proxy_document,
+    proxy_record,
+)
 from keymux.stores.mongo.fields import date
 from keymux.stores.mongo.layout import META
 from keymux.stores.mongo.reading import Reader, sealed
@@ -29,6 +36,7 @@ from keymux.stores.mongo.transitions import PROVIDERS
 from keymux.stores.mongo.writing import insert_new, portions
 from keymux.stores.moving import AuditCopy, Copied, Kind, Mark, Part, StateCopy
 from keymux.stores.port import StoreUnusable
+from keymux.stores.sealing.port import OF_PROVIDERS, SHARED
 
 _MARK = "migration"
 
@@ -87,18 +95,25 @@ class MongoEverything:
         return self._records(part, found), str(found[-1][field]) if found else ""
 
     def _records(self, part: Part, documents: Sequence[Stored]) -> list[Copied]:
+        if part.kind is Kind.BINDINGS:
+            return [*self._each_pair_once(part.provider, documents)]
         return self._reader.records(_collection(part), _READ[part.kind], documents)
 
-    async def left_behind(self, providers: Sequence[str]) -> dict[str, int]:
-        """Egress proxies, and the bindings to them."""
-        names = ["proxies", *(collection_name(name, "bindings") for name in providers)]
-
-        async def work() -> dict[str, int]:
-            return {
-                name: await self._database.collection(name).count_documents({}) for name in names
-            }
-
-        return {name: count for name, count in (await self._database.run(work)).items() if count}
+    def _each_pair_once(
+        self, provider: str, documents: Sequence[Stored]
+    ) -> Iterator[BindingRecord]:
+        """Other stores take no pair twice."""
+        first: dict[tuple[str, str], str] = {}
+        for record in binding_records(self._reader, provider, documents):
+            pair = (record.proxy_id, record.key_id)
+            twin = first.setdefault(pair, record.id) if record.proxy_id else record.id
+            if twin == record.id:
+                yield record
+            else:
+                self._reader.tell(
+                    f"{collection_name(provider, 'bindings')}: the document {record.id!r} is left "
+                    f"out: {twin!r} binds the same key to the same proxy"
+                )
 
     async def write(self, part: Part, records: Sequence[Copied]) -> None:
         """Write records; exchanges and lines of the audit that are there stay as they are."""
@@ -109,7 +124,9 @@ class MongoEverything:
             if part.kind in _PAGED:
                 await insert_new(collection, documents, None)
                 return
-            if part.provider:
+            if part.kind is Kind.PROXIES:
+                documents = _each_address_once(documents)
+            if part.kind in OF_PROVIDERS or part.kind in SHARED:
                 documents = sealed(self._database.vault, _collection(part), documents)
             for portion in portions(documents):
                 await collection.bulk_write([_upsert(one) for one in portion], ordered=False)
@@ -146,6 +163,19 @@ def _collection(part: Part) -> str:
     return EXCHANGES if part.kind is Kind.EXCHANGES else str(part.kind)
 
 
+def _each_address_once(documents: Sequence[Stored]) -> list[Stored]:
+    """Proxies of which only the first bears the mark of its address: it must not be there twice."""
+    marked: set[str] = set()
+    found = []
+    for one in documents:
+        if one["addressHash"] in marked:
+            found.append({**one, "addressHash": None})
+        else:
+            marked.add(one["addressHash"])
+            found.append(one)
+    return found
+
+
 def _upsert(document: Stored) -> UpdateOne:
     fields = {name: value for name, value in document.items() if name != "_id"}
     return UpdateOne({"_id": document["_id"]}, {"$set": fields}, upsert=True)
@@ -170,6 +200,14 @@ def _key(part: Part, record: KeyRecord) -> Stored:
     }
 
 
+def _proxy(part: Part, record: ProxyRecord) -> Stored:  # noqa: ARG001 -- all makers are called alike
+    return proxy_document(record, record.created_at)
+
+
+def _binding(part: Part, record: BindingRecord) -> Stored:
+    return binding_document(part.provider, record, record.created_at)
+
+
 def _backup(part: Part, record: BackupKeyRecord) -> Stored:
     return {
         **backup_document(_collection(part), record, record.created_at),
@@ -180,7 +218,7 @@ def _backup(part: Part, record: BackupKeyRecord) -> Stored:
     }
 
 
-def _client(part: Part, record: ClientKeyRecord) -> Stored:  # noqa: ARG001 -- all makers are called alike
+def _client(part: Part, record: ClientKeyRecord) -> Stored:  # noqa: ARG001 -- as above
     document = client_document(record, record.created_at)
     return {**document, "revokedAt": date(record.revoked_at)}
 
@@ -211,6 +249,7 @@ def _exchange(part: Part, record: ExchangeRow) -> Stored:  # noqa: ARG001 -- as 
 
 _READ: Mapping[Kind, Callable[[str, Mapping[str, Any]], Any]] = MappingProxyType(
     {
+        Kind.PROXIES: proxy_record,
         Kind.KEYS: key_record,
         Kind.BACKUP_KEYS: backup_record,
         Kind.STATES: _state_copy,
@@ -221,6 +260,8 @@ _READ: Mapping[Kind, Callable[[str, Mapping[str, Any]], Any]] = MappingProxyType
 )
 _DOCUMENTS: Mapping[type, Callable[..., Stored]] = MappingProxyType(
     {
+        ProxyRecord: _proxy,
+        BindingRecord: _binding,
         KeyRecord: _key,
         BackupKeyRecord: _backup,
         ClientKeyRecord: _client,

@@ -121,9 +121,9 @@ def named(name: str, field: str = "_id") -> dict[str, Any]:
     return {field: found[0] if len(found) == 1 else {"$in": found}}
 
 
-def any_named(names: Iterable[str]) -> dict[str, Any]:
+def any_named(names: Iterable[str], field: str = "_id") -> dict[str, Any]:
     """What finds documents by their ids."""
-    return {"_id": {"$in": [one for name in names for one in _spellings(name)]}}
+    return {field: {"$in": [one for name in names for one in _spellings(name)]}}
 
 
 def _spellings(name: str) -> list[str | ObjectId]:

@@ -9,11 +9,11 @@ from pymongo import UpdateOne
 
 from keymux.core.health import Event, Status
 from keymux.core.records import KeyRecord
-from keymux.stores.mongo import audit
+from keymux.stores.mongo import audit, inheritance
 from keymux.stores.mongo.booking import Booking
 from keymux.stores.mongo.database import Database, Session, Stored, collection_name
 from keymux.stores.mongo.documents import key_document, key_record, state_fields
-from keymux.stores.mongo.fields import WrongField, any_named, named, number
+from keymux.stores.mongo.fields import WrongField, any_named, name_of, named, number
 from keymux.stores.mongo.reading import Reader, sealed
 from keymux.stores.mongo.writing import (
     IN_ONE_TRANSACTION,
@@ -163,10 +163,38 @@ class MongoKeys:
         """
 
         async def work(session: Session) -> None:
+            await self._hand_over(provider, key_id, actor, session)
             if not await delete(self._database, provider, named(key_id), actor, session):
                 raise NoSuchRecord(key_id)
 
         await self._database.transact(work)
+
+    async def _hand_over(self, provider: str, key_id: str, actor: str, session: Session) -> None:
+        """Give the key that took over the bindings that it lacks."""
+        pool = self._database.collection(collection_name(provider, "keys"))
+        document = await pool.find_one(named(key_id), session=session)
+        try:
+            new = name_of(document, "replacedBy") if document else ""
+        except WrongField:
+            new = ""
+        heir = await pool.find_one(named(new), {"_id": True}, session=session) if new else None
+        if heir is None:
+            return
+        proxies = await inheritance.hand_over(
+            self._database, provider, key_id, heir["_id"], session
+        )
+        entries = [
+            audit.Entry(
+                at=now_ms(),
+                actor=actor,
+                action="binding.add",
+                provider=provider,
+                subject=new,
+                after=proxy,
+            )
+            for proxy in proxies
+        ]
+        await audit.write(self._database, entries, session)
 
 
 def _age(record: KeyRecord) -> tuple[int, str]:
@@ -234,7 +262,7 @@ async def insert(
 async def delete(
     database: Database, provider: str, wanted: dict[str, Any], actor: str, session: Session
 ) -> bool:
-    """Remove a key; False if it was not there."""
+    """Remove a key, and then its bindings; False if it was not there."""
     collection = database.collection(collection_name(provider, "keys"))
     gone = await collection.find_one_and_delete(wanted, projection={"_id": True}, session=session)
     if gone is None:
@@ -247,4 +275,5 @@ async def delete(
         subject=str(gone["_id"]),
     )
     await audit.write(database, [entry], session)
+    await inheritance.drop(database, provider, str(gone["_id"]), session)
     return True

@@ -15,6 +15,7 @@ from keymux.stores.mongo.booking import EXCHANGES, KEY_COUNTS
 from keymux.stores.mongo.claims import CLAIMS, KEPT_S
 from keymux.stores.mongo.clients import CLIENTS
 from keymux.stores.mongo.database import collection_name
+from keymux.stores.mongo.egress_documents import PROXIES, key_field
 from keymux.stores.mongo.transitions import PROVIDERS
 from keymux.stores.port import StoreUnusable
 
@@ -78,13 +79,13 @@ SHARED: Layout = {
     AUDIT: (Index(("seq",), unique="number"),),
     CLAIMS: (Index(("until",), ends_s=KEPT_S),),
     KEY_COUNTS: (),
-    "proxies": (),
+    PROXIES: (Index(("addressHash",), unique="string"),),
 }
 
 
 def of_provider(provider: str) -> Layout:
     """The collections of a provider."""
-    key = f"{provider}KeyId"
+    key = key_field(provider)
     return {
         collection_name(provider, "keys"): (
             Index(("status",)),

@@ -2,10 +2,10 @@
 
 Each death of a key has a name, its *claim*: the key and how many times it was replaced before. A
 spare takes the claim first, and a unique index lets only one spare have it. Then the spare's key
-joins the pool, then the dead key is marked, then it is audited. Whoever asks next finds the claim
-and goes on from where a process died. Only the line of the audit can be left over, which
-`Promoter.finish` writes. There is no transaction around it: with many dead keys in several
-processes, most of them would be aborted and begin again.
+gets the dead key's bindings and joins the pool, then the dead key is marked, then it is audited.
+Whoever asks next finds the claim and goes on from where a process died. Only the line of the audit
+can be left over, which `Promoter.finish` writes. There is no transaction around it: with many dead
+keys in several processes, most of them would be aborted and begin again.
 """
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError
 from keymux.core.records import BackupKeyRecord, KeyRecord
 from keymux.core.secrets import hash_of
 from keymux.ids import record_id
-from keymux.stores.mongo import audit, counters, keys
+from keymux.stores.mongo import audit, counters, inheritance, keys
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import Id, backup_record, key_document
 from keymux.stores.mongo.fields import date, moment, name_of, named
@@ -172,7 +172,13 @@ class Promoter:
                 id=str(key_id), secret=spare.secret, label=spare.label, created_at=death.at
             )
             document = {**key_document(name, key_id, fresh, death.at), "claim": death.claim}
-            await insert_new(pool, sealed(self._database.vault, name, [document]), None)
+            await self._bequeath(death, key_id)
+            if await insert_new(pool, sealed(self._database.vault, name, [document]), None):
+                await self._bequeath(death, key_id)  # should they be mended away in between
+
+    async def _bequeath(self, death: _Death, key_id: Id) -> None:
+        when = (death.claim, death.at)
+        await inheritance.bequeath(self._database, death.provider, death.record.id, key_id, when)
 
     async def _pass_over(self, death: _Death, spare_id: Id) -> None:
         """It would bring nothing, now and later."""

@@ -16,6 +16,7 @@ from keymux.core.records import ProviderState
 from keymux.ids import record_id
 from keymux.stores.mongo.database import Database, Stored, collection_name
 from keymux.stores.mongo.documents import provider_fields
+from keymux.stores.mongo.egress_documents import key_field
 from keymux.stores.mongo.fields import WrongField, number
 from keymux.stores.mongo.hashes import add_hashes, lacks_hashes
 from keymux.stores.mongo.keys import now_ms
@@ -143,6 +144,7 @@ class Schema:
         for provider in fresh:
             marks[collection_name(provider, "keys")] = ("apiKey",)
             marks[collection_name(provider, "backup_keys")] = ("apiKey",)
+            marks[collection_name(provider, "bindings")] = (key_field(provider),)
         for name in layout(fresh):
             if there.get(name, "collection") != "collection":
                 raise StoreUnusable(f"{self._database.where}: {name} is no plain collection")

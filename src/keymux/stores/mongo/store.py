@@ -6,6 +6,7 @@ from keymux.core.records import ProviderState
 from keymux.stores.mongo import audit
 from keymux.stores.mongo.audit import MongoAudit
 from keymux.stores.mongo.backups import MongoBackupKeys
+from keymux.stores.mongo.bindings import MongoBindings
 from keymux.stores.mongo.booking import Booking
 from keymux.stores.mongo.claims import MongoClaims
 from keymux.stores.mongo.clients import MongoClientKeys
@@ -14,6 +15,7 @@ from keymux.stores.mongo.documents import provider_fields, provider_state
 from keymux.stores.mongo.everything import MongoEverything
 from keymux.stores.mongo.keys import MongoKeys, now_ms
 from keymux.stores.mongo.ledger import MongoLedger
+from keymux.stores.mongo.proxies import MongoProxies
 from keymux.stores.mongo.reading import Reader
 from keymux.stores.mongo.schema import Schema
 from keymux.stores.mongo.secrets import MongoAnswers, MongoSecrets
@@ -51,6 +53,8 @@ class MongoStore:
         self._schema = Schema(self._database, self._reader)
         self.keys = MongoKeys(self._database, self._reader, self._booking)
         self.backups = MongoBackupKeys(self._database, self._reader)
+        self.proxies = MongoProxies(self._database, self._reader)
+        self.bindings = MongoBindings(self._database, self._reader)
         self.clients = MongoClientKeys(self._database, self._reader)
         self.ledger = MongoLedger(self._database, self._reader, self._booking)
         self.audit = MongoAudit(self._database, self._reader)
@@ -67,10 +71,6 @@ class MongoStore:
         await unlock(self.vault, self.answers, self.secrets, self._tell)
         for provider in providers:
             await self.backups.finish_promotions(provider)
-        for name, count in (await self.everything.left_behind(providers)).items():
-            self._reader.tell(
-                f"{name}: {count} documents are kept and not used: requests go out directly"
-            )
         return done
 
     async def provider_state(self, provider: str) -> ProviderState:

@@ -10,7 +10,7 @@ from keymux.core.secrets import hash_of
 from keymux.ids import record_id
 from keymux.stores.port import NoSuchRecord
 from keymux.stores.sealing.vault import Place, Vault
-from keymux.stores.sqlite import audit, keys
+from keymux.stores.sqlite import audit, inheritance, keys
 from keymux.stores.sqlite.database import Database, table, transaction
 from keymux.stores.sqlite.keys import now_ms
 from keymux.stores.sqlite.reading import Reader
@@ -143,6 +143,7 @@ class _Promotion(Struct, frozen=True):
             return dead.replaced_by
         for spare in self._spares():
             if self._joins(spare):
+                inheritance.copy(self.connection, self.provider, dead.id, spare.id, self.at)
                 self._take_over(dead, spare)
                 return spare.id
             self._mark(spare, "")  # its secret is in the pool already

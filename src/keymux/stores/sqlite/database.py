@@ -16,7 +16,7 @@ from keymux.stores.sealing.vault import Place, Vault
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 _TRIES = 100
 
@@ -251,7 +251,7 @@ def table(provider: str, kind: str) -> str:
 
 
 def _add_provider(connection: sqlite3.Connection, provider: str) -> None:
-    for name in (table(provider, "keys"), table(provider, "backup_keys")):
+    for name in (table(provider, kind) for kind in ("keys", "backup_keys", "bindings")):
         known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
         if connection.execute(known, (name,)).fetchone():
             raise StoreUnusable(

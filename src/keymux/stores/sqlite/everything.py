@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from keymux.core.egress import BindingRecord, ProxyRecord
 from keymux.core.records import (
     AuditRow,
     BackupKeyRecord,
@@ -17,8 +18,9 @@ from keymux.core.secrets import hash_of
 from keymux.stores import states
 from keymux.stores.moving import AuditCopy, Copied, Kind, Mark, Part, StateCopy
 from keymux.stores.port import StoreUnusable
+from keymux.stores.sealing.port import OF_PROVIDERS, SHARED
 from keymux.stores.sealing.vault import Place
-from keymux.stores.sqlite import backups, clients, keys, ledger
+from keymux.stores.sqlite import backups, clients, inheritance, keys, ledger, proxies
 from keymux.stores.sqlite.database import SCHEMA_VERSION, Database, providers, table, transaction
 from keymux.stores.sqlite.reading import Reader, state_of
 
@@ -84,13 +86,13 @@ class SqliteEverything:
             return [*self._reader.opened(name, map(keys.record_of, rows))]
         if part.kind is Kind.BACKUP_KEYS:
             return [*self._reader.opened(name, map(backups.record_of, rows))]
+        if part.kind is Kind.PROXIES:
+            return [*proxies.records(self._reader, rows)]
+        if part.kind is Kind.BINDINGS:
+            return [inheritance.record_of(part.provider, row) for row in rows]
         if part.kind is Kind.CLIENTS:
             return [clients.record_of(row) for row in rows]
         return [StateCopy(row["provider"], state_of(row)) for row in rows]
-
-    async def left_behind(self, providers: Sequence[str]) -> dict[str, int]:  # noqa: ARG002 -- as the port has it
-        """Nothing: there are no other kinds here."""
-        return {}
 
     async def write(self, part: Part, records: Sequence[Copied]) -> None:
         """Write records; exchanges and lines of the audit that are there stay as they are."""
@@ -102,15 +104,19 @@ class SqliteEverything:
                     ledger.insert(connection, rows)
                     return
                 for record in records:
-                    _put(connection, part, self._row(part, record))
+                    if isinstance(record, BindingRecord):
+                        inheritance.put(connection, part.provider, record)
+                    else:
+                        _put(connection, part, self._row(part, record))
 
         await self._database.run(work)
 
     def _row(self, part: Part, record: Copied) -> Row:
         row = _ROWS[type(record)](record)
-        if part.provider:
-            place = Place(_table(part), str(row["_id"]), "apiKey")
-            row["apiKey"] = self._database.vault.seal(place, str(row["apiKey"]))
+        field = (OF_PROVIDERS if part.provider else SHARED).get(part.kind)
+        if field:
+            place = Place(_table(part), str(row["_id"]), field)
+            row[field] = self._database.vault.seal(place, str(row[field]))
         return row
 
     async def mark(self) -> Mark | None:
@@ -237,6 +243,7 @@ def _audit_row(record: AuditCopy) -> Row:
 
 _ROWS: Mapping[type, Callable[..., Row]] = MappingProxyType(
     {
+        ProxyRecord: proxies.row_of,
         KeyRecord: _key_row,
         BackupKeyRecord: _backup_row,
         ClientKeyRecord: _client_row,

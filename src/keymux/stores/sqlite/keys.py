@@ -14,7 +14,7 @@ from keymux.ids import record_id
 from keymux.stores import states
 from keymux.stores.port import NoSuchRecord
 from keymux.stores.sealing.vault import Place, Vault
-from keymux.stores.sqlite import audit
+from keymux.stores.sqlite import audit, inheritance
 from keymux.stores.sqlite.database import Database, table, transaction
 from keymux.stores.sqlite.reading import Reader
 from keymux.stores.states import Seen
@@ -104,8 +104,12 @@ class SqliteKeys:
 
         def work(connection: sqlite3.Connection) -> None:
             with transaction(connection):
-                if not delete(connection, provider, key_id, actor):
+                record = find(connection, provider, key_id)
+                if record is None:
                     raise NoSuchRecord(key_id)
+                if record.replaced_by and find(connection, provider, record.replaced_by):
+                    _hand_over(connection, provider, record, actor)
+                delete(connection, provider, key_id, actor)
 
         await self._database.run(work)
 
@@ -144,16 +148,32 @@ def insert(
 
 
 def delete(connection: sqlite3.Connection, provider: str, key_id: str, actor: str) -> bool:
-    """Remove a key within the caller's transaction; False if it was not there."""
+    """Remove a key and its bindings within the caller's transaction; False if it was not there."""
     statement = f"DELETE FROM {table(provider, 'keys')} WHERE _id = ?"  # noqa: S608 -- checked name
     if connection.execute(statement, (key_id,)).rowcount != 1:
         return False
+    inheritance.drop(connection, provider, key_id)
     _audit(connection, actor, "key.remove", provider, key_id)
     return True
 
 
+def _hand_over(
+    connection: sqlite3.Connection, provider: str, record: KeyRecord, actor: str
+) -> None:
+    """Give the key that took over the bindings that it lacks."""
+    heir = record.replaced_by
+    for one in inheritance.copy(connection, provider, record.id, heir):
+        _audit(connection, actor, "binding.add", provider, heir, after=one.proxy_id)
+
+
 def _audit(
-    connection: sqlite3.Connection, actor: str, action: str, provider: str, subject: str
+    connection: sqlite3.Connection,
+    actor: str,
+    action: str,
+    provider: str,
+    subject: str,
+    *,
+    after: str = "",
 ) -> None:
     entry = audit.Entry(
         id=record_id("aud"),
@@ -162,6 +182,7 @@ def _audit(
         action=action,
         provider=provider,
         subject=subject,
+        after=after,
     )
     audit.write(connection, entry)
 

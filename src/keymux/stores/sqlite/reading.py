@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from keymux.core.egress import ProxyRecord
 from keymux.core.records import BackupKeyRecord, KeyRecord, ProviderState
 from keymux.stores.sealing.vault import CannotOpen, Place, Vault
 from keymux.stores.states import status_of
@@ -28,14 +29,29 @@ class Reader:
 
     def open(self, collection: str, record: R) -> R | None:
         """The record with its secret, or None."""
-        try:
-            secret = self.vault.open(Place(collection, record.id, "apiKey"), record.secret)
-        except CannotOpen as error:
-            if str(error) not in self._told:
-                self._told.add(str(error))
-                self.tell(str(error))
+        secret = self._opened(Place(collection, record.id, "apiKey"), record.secret)
+        return None if secret is None else replace(record, secret=secret)
+
+    def open_proxy(self, record: ProxyRecord) -> ProxyRecord | None:
+        """The proxy with its password, or None."""
+        place = Place("proxies", record.id, "password")
+        password = self._opened(place, record.address.password)
+        if password is None:
             return None
-        return replace(record, secret=secret)
+        return replace(record, address=replace(record.address, password=password))
+
+    def _opened(self, place: Place, stored: str) -> str | None:
+        try:
+            return self.vault.open(place, stored)
+        except CannotOpen as error:
+            self.tell_once(str(error))
+            return None
+
+    def tell_once(self, text: str) -> None:
+        """Tell of a trouble, unless it was told before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     def opened(self, collection: str, records: Iterable[R]) -> list[R]:
         """The records that can be opened."""

@@ -11,12 +11,14 @@ from keymux.stores.sealing.vault import Vault
 from keymux.stores.sqlite import audit
 from keymux.stores.sqlite.audit import SqliteAudit
 from keymux.stores.sqlite.backups import SqliteBackupKeys
+from keymux.stores.sqlite.bindings import SqliteBindings
 from keymux.stores.sqlite.claims import SqliteClaims
 from keymux.stores.sqlite.clients import SqliteClientKeys
 from keymux.stores.sqlite.database import BUSY_TIMEOUT_S, Database, prepare, transaction
 from keymux.stores.sqlite.everything import SqliteEverything
 from keymux.stores.sqlite.keys import SqliteKeys, now_ms
 from keymux.stores.sqlite.ledger import SqliteLedger
+from keymux.stores.sqlite.proxies import SqliteProxies
 from keymux.stores.sqlite.reading import Reader, state_of
 from keymux.stores.sqlite.secrets import SqliteAnswers, SqliteSecrets
 
@@ -48,6 +50,8 @@ class SqliteStore:
         self._tell = tell
         self.keys = SqliteKeys(self._database, reader)
         self.backups = SqliteBackupKeys(self._database, reader)
+        self.proxies = SqliteProxies(self._database, reader)
+        self.bindings = SqliteBindings(self._database)
         self.clients = SqliteClientKeys(self._database)
         self.ledger = SqliteLedger(self._database)
         self.audit = SqliteAudit(self._database)
