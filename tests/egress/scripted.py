@@ -221,6 +221,7 @@ class ScriptedProxy:
         self._server = await asyncio.start_server(self._accept, HERE, self.port, backlog=1000)
 
     async def _end(self) -> None:
+        await asyncio.sleep(0.02)  # a server that closes forgets whom it is just accepting
         self._server.close()
         await asyncio.sleep(0.01)  # who was accepted just now has its task then
         for task, writer in tuple(self._visits.items()):
@@ -234,16 +235,20 @@ class ScriptedProxy:
         assert task is not None
         self._visits[task] = writer
         self.connections += 1
+        plain = writer.transport  # TLS that has broken off does not close it (Python 3.11)
         visit = _Visit(self, reader, writer)
         try:
             await self._serve(visit)
         except (_OverError, OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            del self._visits[task]
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                plain.abort()
+                del self._visits[task]
 
     # -- the conversation ----------------------------------------------------------------------
     async def _serve(self, visit: _Visit) -> None:
@@ -258,7 +263,7 @@ class ScriptedProxy:
             reader, writer = await asyncio.open_connection(
                 host, port, local_addr=(self.source, 0), family=socket.AF_INET
             )
-        except OSError:
+        except (OSError, UnicodeError):
             refused = b"\x05\x05" + _BOUND
             await visit.say(Point.REPLY, refused if is_socks else _http(502))
             return

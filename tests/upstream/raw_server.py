@@ -55,6 +55,7 @@ async def served(play: Play, *, tls: ssl.SSLContext | None = None) -> AsyncItera
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (task := asyncio.current_task()) is not None:
             playing[task] = writer
+        plain = writer.transport  # TLS that has broken off does not close it (Python 3.11)
         try:
             if tls is not None:
                 await writer.start_tls(tls)
@@ -63,13 +64,17 @@ async def served(play: Play, *, tls: ssl.SSLContext | None = None) -> AsyncItera
             pass
         finally:
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                plain.abort()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        await asyncio.sleep(0.02)  # a server that closes forgets whom it is just accepting
         server.close()
         await asyncio.sleep(0.01)  # who was accepted just now has its task then
         if playing:

@@ -16,6 +16,8 @@ from keymux.sandbox.scripts import Scripts
 from keymux.sandbox.stage import Stage
 
 _BACKLOG = 4_096
+_SETTLE_S = 0.01
+"""A server of Python 3.11 that closes forgets the connections it is just accepting, unclosed."""
 _USUAL_PACE = Pace()
 _REMEMBERED = 10_000
 
@@ -69,6 +71,7 @@ class Sandbox:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await asyncio.sleep(_SETTLE_S)
         self._server.close()
         tasks = [connection.abort() for connection in tuple(self._house.here.values())]
         await asyncio.gather(*tasks, return_exceptions=True)
