@@ -57,7 +57,7 @@ class Watchtower:
         targets = {pool.name: target for pool in pools} if target else {}
         self.checker = Checker(
             {pool.name: pool for pool in pools},
-            Plan(targets, every_s=0.4, within_s=0.5),
+            Plan(targets, every_s=0.1, within_s=0.5),
             self._take,
             claims=seats,
             owner="host:1",

@@ -161,6 +161,22 @@ async def test_what_is_enabled_is_trusted_again(store: Store) -> None:
     assert found.status is ProxyStatus.HEALTHY
 
 
+async def test_another_password_is_trusted(store: Store) -> None:
+    """Everything else stays, also that it is disabled; other proxies are not touched."""
+    await store.proxies.add([proxy("p1", exits={ACME: REFUSED}), proxy("p2")], OPERATOR)
+    before = {record.id: record for record in await store.proxies.load()}
+    await store.proxies.set_active("p1", active=False, actor=OPERATOR)
+    await store.proxies.set_password("p1", "another secret", OPERATOR)
+    found = {record.id: record for record in await store.proxies.load()}
+
+    wanted = replace(before["p1"].address, password="another secret")
+    assert found["p1"].address == wanted
+    assert (found["p1"].is_active, found["p1"].status) == (False, ProxyStatus.HEALTHY)
+    assert found["p1"].exits == {ACME: ExitState(generation=2)}
+    assert found["p2"] == before["p2"]
+    assert (await actions_in(store))[-1] == ("proxy.password", "p1")
+
+
 async def test_a_proxy_is_removed(store: Store) -> None:
     """And audited; its name and address are free again."""
     await store.proxies.add([proxy("p1"), proxy("p2")], OPERATOR)
@@ -177,6 +193,8 @@ async def test_what_is_not_there_cannot_be_changed(store: Store) -> None:
         await store.proxies.set_active("p1", active=True, actor=OPERATOR)
     with pytest.raises(NoSuchRecord):
         await store.proxies.remove("p1", OPERATOR)
+    with pytest.raises(NoSuchRecord):
+        await store.proxies.set_password("p1", "secret", OPERATOR)
     await store.proxies.observe("p1", Observation(NOON, {ACME: DOWN}), "host:1")
 
     assert await actions_in(store) == []

@@ -34,7 +34,7 @@ from tests.egress.site import (
     upstream,
 )
 from tests.scenarios.hosts import STORES, database
-from tests.scenarios.rig import key_id, pause
+from tests.scenarios.rig import IS_LONG, key_id, pause
 from tests.scenarios.wire import Response, ask, chat
 
 HTTP, HTTPS, SOCKS = ProxyType.HTTP, ProxyType.HTTPS, ProxyType.SOCKS5
@@ -240,7 +240,7 @@ async def _look(
     return rows, keys, {proxy.name: proxy for proxy in await store.proxies.load()}
 
 
-@pytest.fixture(scope="module", params=STORES)
+@pytest.fixture(scope="module", params=STORES if IS_LONG else STORES[:1])
 def played(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Played]:

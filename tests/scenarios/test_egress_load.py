@@ -17,7 +17,7 @@ from tests.scenarios.hosts import STORES, database, markers
 from tests.scenarios.rig import IS_LONG
 from tests.scenarios.wire import Connection, chat
 
-REQUESTS = 100_000 if IS_LONG else 4_000
+REQUESTS = 100_000 if IS_LONG else 1_500
 CLIENTS = 12
 UP_S, DOWN_S = 1.5, 0.7
 PROVIDERS = [f"load_{dialect}" for dialect in DIALECTS]

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -48,7 +48,7 @@ async def served(play: Play, *, tls: ssl.SSLContext | None = None) -> AsyncItera
     """Run a server that plays one part for each connection; gives its port.
 
     Whatever it has accepted is over before it ends, handshakes that failed too: the handshake is
-    made by the connection's own task, which is waited for. Clients that stay are cut off.
+    made by the connection's own task, which is waited for.
     """
     playing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -77,8 +77,14 @@ async def served(play: Play, *, tls: ssl.SSLContext | None = None) -> AsyncItera
         await asyncio.sleep(0.02)  # a server that closes forgets whom it is just accepting
         server.close()
         await asyncio.sleep(0.01)  # who was accepted just now has its task then
-        if playing:
-            _, left = await asyncio.wait(playing, timeout=PATIENCE_S)
-            for task in left:
-                playing[task].transport.abort()
-            await asyncio.gather(*playing)
+        await _over(playing)
+
+
+async def _over(playing: Mapping[asyncio.Task[None], asyncio.StreamWriter]) -> None:
+    """Wait for those who play; clients that stay are cut off."""
+    if not playing:
+        return
+    _, left = await asyncio.wait(playing, timeout=PATIENCE_S)
+    for task in left:
+        playing[task].transport.abort()
+    await asyncio.gather(*playing)

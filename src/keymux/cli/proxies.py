@@ -255,6 +255,31 @@ def enable(
     _tell([(record.name, "enabled") for record in chosen], as_json=as_json)
 
 
+@app.command("set-password", epilog="Example: keymux proxies set-password fra-1")
+def set_password(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which one.")],
+    *,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+    config: options.Config = options.DEFAULT_CONFIG,
+    as_json: options.Json = False,
+) -> None:
+    """Use another password at an egress proxy.
+
+    The proxy is trusted again, and connections that were made with the old password are not used
+    any more. Another user or address is another proxy: add it, and bind keys to it.
+    """
+    place = Place(config)
+    (record,) = pick_proxies([name], place.use(lambda store: store.proxies.load()))
+    if not record.address.username:
+        fail(f"{record.name} has no user, so it takes no password", "nothing was changed")
+    address = replace(record.address, password="")
+    address = _with_password(record.name, address, from_input=password_stdin)
+    place.use(lambda store: store.proxies.set_password(record.id, address.password, place.actor))
+    _tell([(record.name, "password changed")], as_json=as_json)
+
+
 @app.command("disable", epilog="Example: keymux proxies disable fra-1")
 def disable(
     names: options.ProxyNames,

@@ -135,6 +135,12 @@ class Proxies(Protocol):
         Being enabled it is trusted again: each of its exits is healthy, in a new generation.
         """
 
+    async def set_password(self, proxy_id: str, password: str, actor: str) -> None:
+        """Use another password; raises NoSuchRecord. Audited as ``proxy.password``.
+
+        Each of its exits is healthy then, in a new generation. Whether it is active stays.
+        """
+
     async def observe(self, proxy_id: str, seen: Observation, actor: str) -> None:
         """Note what was found out; nothing happens if the proxy is gone.
 

@@ -5,7 +5,7 @@ is still as it was read, and an exit remembers its status before until the chang
 whoever observes the same again finishes what was cut off.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from keymux.core.egress import Observation, ProxyRecord
 from keymux.stores.egress import after_observation, named_apart, trusted
@@ -87,22 +87,38 @@ class MongoProxies:
             NoSuchRecord: there is no such proxy.
         """
 
+        def changes(document: Stored) -> Stored:
+            return {"isActive": active, **(_trusted_again(document) if active else {})}
+
+        action = "proxy.enable" if active else "proxy.disable"
+        await self._change(proxy_id, changes, action, actor)
+
+    async def set_password(self, proxy_id: str, password: str, actor: str) -> None:
+        """Use another password.
+
+        Raises:
+            NoSuchRecord: there is no such proxy.
+        """
+
+        def changes(document: Stored) -> Stored:
+            plain = {"_id": document["_id"], "password": password}
+            (ready,) = sealed(self._database.vault, PROXIES, [plain])
+            return {"password": ready["password"], **_trusted_again(document)}
+
+        await self._change(proxy_id, changes, "proxy.password", actor)
+
+    async def _change(
+        self, proxy_id: str, changes: Callable[[Stored], Stored], action: str, actor: str
+    ) -> None:
         async def work(session: Session) -> None:
             for _ in range(_TRIES):
                 document = await self._find(proxy_id, session)
                 if document is None:
                     raise NoSuchRecord(proxy_id)
-                fields: Stored = {"isActive": active}
-                if active:
-                    exits = trusted(exits_of(document))
-                    fields["exits"] = exit_documents(exits)
-                    if exits:
-                        fields["status"] = status_word(exits)
-                if await self._put(document, fields, session):
+                if await self._put(document, changes(document), session):
                     break
             else:
                 raise self._crowd(proxy_id)
-            action = "proxy.enable" if active else "proxy.disable"
             await audit.write(self._database, [_entry(actor, action, proxy_id)], session)
 
         await self._database.transact(work)
@@ -115,8 +131,8 @@ class MongoProxies:
         resealed = self._reader.resealed(PROXIES, document)
         revision = document.get("revision")
         changed = {
-            **fields,
             **resealed,
+            **fields,
             # what is no number was written by somebody else
             "revision": revision + 1 if isinstance(revision, int | float) else 1,
         }
@@ -204,6 +220,15 @@ class MongoProxies:
             await audit.write(self._database, [entry], session)
 
         await self._database.transact(work)
+
+
+def _trusted_again(document: Stored) -> Stored:
+    """What changes when an operator trusts a proxy."""
+    exits = trusted(exits_of(document))
+    fields: Stored = {"exits": exit_documents(exits)}
+    if exits:
+        fields["status"] = status_word(exits)
+    return fields
 
 
 def _entry(

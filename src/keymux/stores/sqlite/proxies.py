@@ -107,6 +107,29 @@ class SqliteProxies:
 
         await self._database.run(work)
 
+    async def set_password(self, proxy_id: str, password: str, actor: str) -> None:
+        """Use another password.
+
+        Raises:
+            NoSuchRecord: there is no such proxy.
+        """
+        vault = self._database.vault
+
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                row = _find(connection, proxy_id)
+                if row is None:
+                    raise NoSuchRecord(proxy_id)
+                exits = trusted(_exits(row["exits"]))
+                stored = vault.seal(Place("proxies", proxy_id, "password"), password)
+                connection.execute(
+                    "UPDATE proxies SET password = ?, exits = ?, status = ? WHERE _id = ?",
+                    (stored, _text_of(exits), status_of(exits.values()), proxy_id),
+                )
+                audit.write(connection, _entry(actor, "proxy.password", proxy_id))
+
+        await self._database.run(work)
+
     async def observe(self, proxy_id: str, seen: Observation, actor: str) -> None:
         """Note what was found out; nothing happens if the proxy is gone."""
 
