@@ -5,6 +5,8 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+_CANCEL_AGAIN_S = 2.0
+
 
 class Background:
     """Tasks that belong to the application and not to a request.
@@ -35,11 +37,15 @@ class Background:
         return len(self._tasks)
 
     async def stop(self) -> None:
-        """Cancel everything and wait until it has ended."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel everything and wait until it has ended.
+
+        A cancellation can get lost on the way: `asyncio.wait_for` of Python 3.11 drops one that
+        arrives together with the result it waits for. So those that go on are cancelled again.
+        """
+        while tasks := tuple(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
 
 
 def _name(work: Coroutine[Any, Any, None]) -> str:

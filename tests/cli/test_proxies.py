@@ -258,10 +258,14 @@ def test_a_proxy_is_disabled_and_enabled(keymux: Program) -> None:
 
 def test_a_password_is_changed(keymux: Program) -> None:
     """From standard input, and never shown; a proxy without a user takes none."""
-    keymux.good("proxies", "add", "fra-1", "socks5://me@127.0.0.1:1080", "--password-stdin", given="old")
+    keymux.good(
+        "proxies", "add", "fra-1", "socks5://me@127.0.0.1:1080", "--password-stdin", given="old"
+    )
     keymux.good("proxies", "add", "fra-2", "socks5://127.0.0.1:1081")
 
-    done = keymux.good("proxies", "set-password", "fra-1", "--password-stdin", given="n\u00e4w-secret")
+    done = keymux.good(
+        "proxies", "set-password", "fra-1", "--password-stdin", given="n\u00e4w-secret"
+    )
     refused = keymux.run("proxies", "set-password", "fra-2", "--password-stdin", given="x")
 
     assert done.out == "fra-1: password changed\n"

@@ -227,8 +227,8 @@ class Journal:
             self._full.remove(segment)
             if len(self._spares) < _SPARES:
                 self._number += 1
+                segment.begin()  # first: under its new name it would be read as the latest
                 segment.move(self._home / f"{self._number:08d}.journal")
-                segment.begin()
                 self._spares.append(segment)
             else:
                 segment.drop()
