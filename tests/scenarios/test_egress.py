@@ -36,7 +36,7 @@ from tests.egress.site import (
     upstream,
 )
 from tests.scenarios.hosts import STORES, database
-from tests.scenarios.rig import key_id, pause
+from tests.scenarios.rig import IS_LONG, key_id, pause
 from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Connection, Response, chat, get
 
 HTTP, HTTPS, SOCKS = ProxyType.HTTP, ProxyType.HTTPS, ProxyType.SOCKS5
@@ -128,7 +128,7 @@ def _address(name: str, proxy: Proxy) -> ProxyAddress:
     return proxy.address() if isinstance(proxy, ScriptedProxy) else proxy.address
 
 
-@pytest.fixture(scope="module", params=STORES)
+@pytest.fixture(scope="module", params=STORES if IS_LONG else STORES[:1])
 def stage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stage]:

@@ -210,7 +210,7 @@ def seen(
                 up,
                 islands,
                 {**known, **own},
-                egress=NO_CHECKS,
+                egress={**NO_CHECKS, "connect_s": 5},
                 number=2,
                 workers=2,
             )

@@ -35,7 +35,7 @@ SHAPE = {
 }
 METRICS = {
     "keymux_requests": {"route", "client_format", "model", "provider", "outcome"},
-    "keymux_upstream_attempts": {"provider", "outcome"},
+    "keymux_upstream_attempts": {"provider", "egress", "outcome"},
     "keymux_tokens": {"provider", "model", "kind"},
     "keymux_cost_usd": {"provider", "model"},
     "keymux_turned_away": {"client_format", "code"},
