@@ -206,6 +206,13 @@ def _rows(gateway: GatewayProcess, model: str) -> list[ExchangeRow]:
     return [row for row in gateway.rows() if row.model == model]
 
 
+def _until_read(gateway: GatewayProcess) -> None:
+    """Wait until an exchange is under way."""
+    give_up = time.monotonic() + 5.0
+    while b"keymux_active_exchanges 0" in get(gateway.port, "/metrics").body:
+        assert time.monotonic() < give_up, "the request was not read"
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["a plain answer", "a stream"])
 @pytest.mark.parametrize("path", [OPENAI_PATH, ANTHROPIC_PATH], ids=["OpenAI", "Anthropic"])
 def test_a_client_that_only_ends_its_side_is_gone(
@@ -218,7 +225,7 @@ def test_a_client_that_only_ends_its_side_is_gone(
     body = chat("Half", stream=stream, model="slow")
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(head(path, body) + body)
-        pause(0.5)  # who ends it before the server has read the request was never here
+        _until_read(gateway)  # who ends it before that was never here
         client.shutdown(socket.SHUT_WR)
         give_up = time.monotonic() + 10.0
         while len(rows := _rows(gateway, "slow")) == before and time.monotonic() < give_up:
