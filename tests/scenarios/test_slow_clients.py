@@ -14,7 +14,7 @@ from keymux.core.records import ExchangeRow, Outcome
 from keymux.core.vocabulary import Quality
 from keymux.sandbox.apart import SandboxThread
 from tests.scenarios.rig import GatewayProcess, Keys, config_of, islands_of, pause
-from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Connection, ask, chat, get, head, post
+from tests.scenarios.wire import ANTHROPIC_PATH, OPENAI_PATH, Connection, ask, chat, get, head
 
 MIB = 2**20
 IDLE = 500
@@ -283,9 +283,11 @@ def test_connections_that_come_and_go_leave_nothing(gateway: GatewayProcess) -> 
         named = ("process_open_fds ", "keymux_tasks ", "keymux_active_exchanges ")
         return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(named)}
 
-    post(gateway.port, OPENAI_PATH, chat(model="quick"))
+    visitors = head(OPENAI_PATH, b"x" * 5000) + b"{"
+    asyncio.run(_beside(gateway.port, visitors))  # connections to the upstream are kept
+    pause(0.5)
     before = standing()
-    asyncio.run(_beside(gateway.port, head(OPENAI_PATH, b"x" * 5000) + b"{"))
+    asyncio.run(_beside(gateway.port, visitors))
     give_up = time.monotonic() + 3.0
     while (after := standing()) != before and time.monotonic() < give_up:
         pause(0.1)
